@@ -1,0 +1,83 @@
+"""What a user may choose about a verification, and the lengths that are measured when they choose nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ctxforge.errors import UsageError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """Knobs of a verification; every one of them is written into the report's protocol.
+
+    Attributes:
+        lengths: context lengths in tokens at which cumulative perplexity and retrieval are reported; None means half
+            the trained length, then the trained length doubled up to the target. The target is always among them.
+        buckets: number of equal position buckets between 0 and the target.
+        documents: how many consecutive windows of the target length are taken from the text.
+        needles: depth strata of the retrieval grid (fewer at lengths too short to hold so many needles).
+        seeds: haystacks, each with its own needles, values and stretch of text.
+        dtype: "float32", "bfloat16" or "float16", for every model of the comparison.
+        device: "auto" (a GPU if torch sees one), or a torch device such as "cpu" or "cuda:0".
+        head_slice: rows of hidden states that go through the output head at a time.
+        retrieval: whether the retrieval grid is measured.
+        source_curve: whether the source is measured up to the target too, so that its collapse shows.
+        short_windows: most windows of the trained length in the short-context comparison.
+        trust_remote_code: whether code inside the checkpoints may run.
+    """
+
+    lengths: tuple[int, ...] | None = None
+    buckets: int = 8
+    documents: int = 1
+    needles: int = 10
+    seeds: int = 2
+    dtype: str = "float32"
+    device: str = "auto"
+    head_slice: int = 1024
+    retrieval: bool = True
+    source_curve: bool = True
+    short_windows: int = 4
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("buckets", "documents", "needles", "seeds", "head_slice", "short_windows"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(
+                    f"verify setting `{name}` is {value!r}, not a positive whole number.", f"Give `{name}` as 1 or more."
+                )
+        if self.dtype not in DTYPES:
+            raise UsageError(f"verify dtype {self.dtype!r} is not known.", f"Use one of {', '.join(DTYPES)}.")
+
+
+def measured_lengths(settings: VerifySettings, trained_length: int, target_length: int) -> tuple[int, ...]:
+    """The context lengths to report, ascending and ending with the target.
+
+    Args:
+        settings: where `lengths` may name them.
+        trained_length: L0 in tokens.
+        target_length: L' in tokens, the length of the longest pass.
+
+    Raises:
+        UsageError: a length below 2 or above the target, or a trained or target length below 4.
+    """
+    for name, value in (("trained", trained_length), ("target", target_length)):
+        if value < 4:
+            raise UsageError(f"the {name} length is {value} tokens.", "Give a length of at least 4 tokens.")
+    if settings.lengths is not None:
+        wrong = [n for n in settings.lengths if not 2 <= n <= target_length]
+        if wrong:
+            raise UsageError(
+                f"verify length {wrong[0]} lies outside 2 to {target_length}.",
+                "Ask for lengths up to the target length of this verification.",
+            )
+        return tuple(sorted({*settings.lengths, target_length}))
+    lengths = {target_length}
+    step = max(2, min(trained_length, target_length) // 2)
+    while step < target_length:
+        lengths.add(step)
+        step = trained_length if step < trained_length else 2 * step
+    return tuple(sorted(lengths))
