@@ -1,0 +1,181 @@
+"""Plan: a method applied to a geometry. Numbers in, numbers out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from ctxforge.errors import UnsupportedError, UsageError
+from ctxforge.rope.methods import Method, Request
+from ctxforge.rope.spectrum import Spectrum
+from ctxforge.rope.types import GroupPlan, RopeGeometry, RopeGroup, RopePlan, Rotation
+
+MAX_TARGET = 2**31
+_LARGEST_SCALE = 4096
+
+
+def make_plan(
+    geometry: RopeGeometry,
+    method: Method,
+    target_length: int | None,
+    *,
+    parameters: Mapping[str, object] | None = None,
+    temperature: float | None = None,
+    original_length: int | None = None,
+) -> RopePlan:
+    """What `method` makes of `geometry` at `target_length`.
+
+    A scaling already in force is kept: the method works on the frequencies that the weights know now, from the length
+    that they reach now, and the divisors multiply. With `original_length` the scaling in force is dropped and the
+    method starts from the plain frequencies at that length.
+
+    Args:
+        geometry: the source's.
+        method: a row of the method table.
+        target_length: L' in tokens; may be None for the method `none` only.
+        parameters: the method's own parameters, by name; text values are parsed.
+        temperature: replaces the method's a (cos and sin are multiplied by it; q.k by its square).
+        original_length: L0 of the plain frequencies.
+
+    Raises:
+        UsageError: a target that is missing, not longer than the source, or absurd; an unknown or wrong parameter.
+        UnsupportedError: a trained length that can't be told, or a scaling that can't be multiplied.
+    """
+    resolved = method.build_parameters(parameters or {})
+    restarts = original_length is not None
+    start = _starting_length(geometry, original_length)
+    if method.name == "none":
+        return _unchanged(geometry, resolved, start, target_length)
+    if target_length is None:
+        raise UsageError("no target length", "say how long: --to 64k, --to 8x or --to 65536")
+    _check_target(target_length, start)
+    composed = False
+    groups = []
+    warnings = list(_geometry_warnings(geometry))
+    for group in geometry.groups:
+        if not group.extendable:
+            rotation = group.in_force
+            changed = False
+        else:
+            kept = _kept_rotation(group, restarts)
+            composed = composed or not kept.is_plain
+            spectrum = Spectrum(group.rotated_dims, group.base, kept.divisors)
+            request = Request(spectrum, start, target_length)
+            rotation = _compose(method.compute(resolved, request), kept, temperature)
+            warnings += [line for line in method.warnings(resolved, request) if line not in warnings]
+            changed = True
+        groups.append(
+            GroupPlan(group.layer_type, group.layers, group.rotated_dims, group.base, rotation, changed)
+        )
+    warnings += _scaling_warnings(geometry, composed, restarts, start)
+    return RopePlan(
+        method=method.name,
+        parameters=dataclasses.asdict(resolved),
+        original_length=start,
+        target_length=target_length,
+        scale=target_length / start,
+        composed=composed,
+        groups=tuple(groups),
+        warnings=tuple(warnings),
+    )
+
+
+def _starting_length(geometry: RopeGeometry, original_length: int | None) -> int:
+    if original_length is not None:
+        if not 1 < original_length < MAX_TARGET:
+            raise UsageError(
+                f"an original length of {original_length} tokens is not usable", "give --original-length in tokens"
+            )
+        return original_length
+    if geometry.trained_length is None:
+        raise UnsupportedError(
+            f"the trained length is {geometry.evidence}",
+            "pass --trained-length N to extend what the model reaches now, or --original-length N to start over from"
+            " its length before the scaling",
+        )
+    return geometry.trained_length
+
+
+def _check_target(target: int, start: int) -> None:
+    if target <= start:
+        raise UsageError(
+            f"the target of {target} tokens is not longer than the {start} that the model works at already",
+            f"ask for more than {start} tokens, or pass --original-length if the model was trained at less",
+        )
+    if target > MAX_TARGET or target / start > _LARGEST_SCALE:
+        raise UsageError(
+            f"a target of {target} tokens is {target / start:.0f} times the trained length of {start}",
+            f"ask for at most {min(MAX_TARGET, _LARGEST_SCALE * start)} tokens",
+        )
+
+
+def _kept_rotation(group: RopeGroup, restarts: bool) -> Rotation:
+    plain = Rotation((1.0,) * (group.rotated_dims // 2))
+    if restarts:
+        return plain
+    if group.in_force.form is not None and group.in_force.form.type == "dynamic":
+        raise UnsupportedError(
+            "the source scales dynamically with the running length; a static method can't be multiplied onto that",
+            "restart from the trained length: --original-length N",
+        )
+    return group.in_force
+
+
+def _compose(new: Rotation, kept: Rotation, temperature: float | None) -> Rotation:
+    """Divisors and temperatures multiply; the form that the method named holds only on plain frequencies."""
+    if temperature is not None and not 0.1 <= temperature <= 10:
+        raise UsageError(f"a temperature of {temperature:g} is not usable", "give --temperature between 0.1 and 10")
+    if temperature is not None and new.length_dependent:
+        raise UnsupportedError(
+            "dynamic NTK has no temperature to set", "leave --temperature out, or use a static method"
+        )
+    a = new.temperature if temperature is None else temperature
+    divisors = tuple(n * k for n, k in zip(new.divisors, kept.divisors, strict=True))
+    form = new.form if kept.is_plain else None
+    return Rotation(divisors, a * kept.temperature, form, new.length_dependent)
+
+
+def _unchanged(geometry: RopeGeometry, resolved: object, start: int, target: int | None) -> RopePlan:
+    groups = tuple(
+        GroupPlan(group.layer_type, group.layers, group.rotated_dims, group.base, group.in_force, False)
+        for group in geometry.groups
+    )
+    longest = target or geometry.max_position_embeddings
+    return RopePlan("none", dataclasses.asdict(resolved), start, longest, longest / start, False, groups, ())  # type: ignore[call-overload]
+
+
+def _geometry_warnings(geometry: RopeGeometry) -> list[str]:
+    lines = []
+    for group in geometry.groups:
+        if not group.extendable:
+            lines.append(
+                f"{len(group.layers)} windowed layers ({group.layer_type}, window {geometry.window}) keep their own RoPE:"
+                " no distance beyond the window reaches them"
+            )
+        elif group.windowed_layers and len(group.windowed_layers) == len(group.layers):
+            lines.append(
+                f"every layer attends to a window of {geometry.window} tokens only: the conversion moves positions, it"
+                " does not widen the window, so nothing farther back is seen directly"
+            )
+        elif group.windowed_layers:
+            lines.append(
+                f"{len(group.windowed_layers)} windowed layers (window {geometry.window}) share the rotary table with the"
+                " full ones and are rescaled with them; their window is left alone"
+            )
+    if geometry.unrotated_layers:
+        lines.append(f"{len(geometry.unrotated_layers)} layers have no RoPE and are left alone")
+    return lines
+
+
+def _scaling_warnings(geometry: RopeGeometry, composed: bool, restarts: bool, start: int) -> list[str]:
+    scaled = any(not group.in_force.is_plain for group in geometry.groups)
+    lines = []
+    if composed:
+        lines.append(
+            f"a scaling is already in force: the new divisors multiply it, from the {start} tokens that it reaches"
+        )
+        if any(group.in_force.length_dependent for group in geometry.groups):
+            lines.append("the source switches between two factor lists; the long one is kept for every length")
+    elif scaled and restarts:
+        lines.append(f"the scaling in force is dropped: the method starts from plain frequencies at {start} tokens")
+    return lines
