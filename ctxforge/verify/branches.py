@@ -81,7 +81,9 @@ def lay_out(context: Sequence[int], branches: Sequence[Branch], device: torch.de
     first_rows: list[int] = []
     groups: list[Group] = []
     for sees in dict.fromkeys(branch.sees for branch in branches):
-        start, owner, virtual = len(ids), [], []
+        start = len(ids)
+        owner: list[int] = []
+        virtual: list[int] = []
         for number, branch in enumerate(branches):
             if branch.sees != sees:
                 continue

@@ -48,7 +48,7 @@ class SlicedHead:
     def losses(
         self, rows: torch.Tensor, labels: torch.Tensor, output_class: type[Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Negative log-likelihood in nats, float32 [n], of `labels` [n] given rows [n, d], and whether each is the argmax.
+        """Loss of `labels` [n] given rows [n, d] in nats, float32 [n], and whether each label is the argmax, bool [n].
 
         The log-softmax is taken in float32 whatever the model's dtype.
         """

@@ -20,14 +20,14 @@ QUESTION = " The number of {word} is"
 ANSWER = " {digits}."
 DIGITS = 5
 
-_FALLBACK_WORDS = tuple(
-    "apple anchor basket beacon candle canyon carpet castle cherry copper cotton desert dragon eagle ember engine "
-    "falcon feather forest garden ginger glacier guitar hammer harbor helmet hollow island jacket jasmine kettle "
-    "ladder lantern lemon linen lizard magnet marble meadow mirror monkey mountain needle ocean olive orange orchid "
-    "oyster paddle paper parrot pebble pencil pepper pillow pirate planet pocket poplar rabbit raven ribbon river "
-    "rocket saddle salmon sandal shadow silver sparrow spider spruce statue summer tailor teapot temple thunder tiger "
-    "timber tomato tunnel turtle valley velvet violin walnut whistle willow window winter wizard yellow".split()
-)
+_FALLBACK_WORDS = """
+apple anchor basket beacon candle canyon carpet castle cherry copper cotton desert dragon eagle ember engine
+falcon feather forest garden ginger glacier guitar hammer harbor helmet hollow island jacket jasmine kettle
+ladder lantern lemon linen lizard magnet marble meadow mirror monkey mountain needle ocean olive orange orchid
+oyster paddle paper parrot pebble pencil pepper pillow pirate planet pocket poplar rabbit raven ribbon river
+rocket saddle salmon sandal shadow silver sparrow spider spruce statue summer tailor teapot temple thunder tiger
+timber tomato tunnel turtle valley velvet violin walnut whistle willow window winter wizard yellow
+"""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def bundled_words() -> tuple[str, ...]:
     try:
         words = tuple(dict.fromkeys(entry.read_text("utf-8").split()))
     except OSError:
-        return _FALLBACK_WORDS
-    return words or _FALLBACK_WORDS
+        words = ()
+    return words or tuple(_FALLBACK_WORDS.split())
 
 
 def make_needle(tokenizer: Any, word: str, digits: str) -> Needle:
@@ -160,7 +160,7 @@ def plant(
 
 @dataclass
 class _Slot:
-    """A reserved range: the needle starts at `at`, or anywhere in low ≤ start ≤ high when that suits the text better."""
+    """A reserved range: the needle starts at `at`, or anywhere in low … high where that suits the text better."""
 
     at: int
     low: int
@@ -177,21 +177,16 @@ def _reserve(
         for stratum in range(count):
             low = max(first, length * stratum // count)
             high = length * (stratum + 1) // count - size
-            # Across a shorter length's end no needle may lie: that length would see half of it.
-            free = [
-                at
-                for at in range(low, high + 1)
-                if not any(at < cut < at + size for cut in lengths) and all(abs(at - s.at) >= size for s in slots)
-            ]
             inside = [s for s in slots if low <= s.at <= high]
             if inside:
                 slot = rng.choice(inside)
                 slot.low, slot.high = max(slot.low, low), min(slot.high, high)
-            elif free:
-                slot = _Slot(rng.choice(free), low, high)
-                slots.append(slot)
             else:
-                continue
+                at = _free_position(low, high, size, lengths, slots, rng)
+                if at is None:
+                    continue
+                slot = _Slot(at, low, high)
+                slots.append(slot)
             wanted.append((length, stratum, count, slot))
     for slot in slots:
         before = [cut for cut in lengths if cut <= slot.at]
@@ -199,6 +194,24 @@ def _reserve(
         slot.low, slot.high = max([slot.low, *before]), min(slot.high, min(after) - size)
     slots.sort(key=lambda s: s.at)
     return slots, wanted
+
+
+def _free_position(
+    low: int, high: int, size: int, lengths: list[int], slots: list[_Slot], rng: random.Random
+) -> int | None:
+    """A random start in low … high that touches no other slot and no length's end (it would see half)."""
+
+    def fits(at: int) -> bool:
+        return not any(at < cut < at + size for cut in lengths) and all(abs(at - s.at) >= size for s in slots)
+
+    if high < low:
+        return None
+    for _ in range(64):
+        at = rng.randint(low, high)
+        if fits(at):
+            return at
+    free = [at for at in range(low, high + 1) if fits(at)]
+    return rng.choice(free) if free else None
 
 
 def _assemble(
@@ -229,7 +242,8 @@ def _assemble(
     ids += body[used : used + max(length - len(ids), 0)]
     if len(ids) != length or len(starts) != len(slots):
         raise UsageError(
-            f"the text is too short for a haystack of {length} tokens.", "Give a longer text or a shorter target length."
+            f"the text is too short for a haystack of {length} tokens.",
+            "Give a longer text or a shorter target length.",
         )
     return ids, starts
 

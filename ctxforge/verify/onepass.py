@@ -49,7 +49,7 @@ class OnePass:
     def hidden(
         self, ids: Sequence[int], positions: Sequence[int] | None = None, tick: Tick | None = None
     ) -> tuple[torch.Tensor, type[Any]]:
-        """Last hidden states [L, d] of `ids`, and the class of the decoder's output. No cache, explicit mask and positions."""
+        """Last hidden states [L, d] of `ids`, and the class of the decoder's output."""
         batch = self._batch(ids, positions)
         with torch.no_grad(), _layers_tick(self.head.decoder, tick):
             output = self.head.decoder(**batch)

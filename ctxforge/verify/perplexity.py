@@ -6,6 +6,7 @@ gives a short last window the weight of a long one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def by_bucket(windows: Sequence[Losses], length: int, buckets: int) -> list[Buck
     """Token-weighted score of each of `buckets` equal ranges of position between 0 and `length`."""
     edges = [length * i // buckets for i in range(buckets + 1)]
     scores = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         nll, tokens = _mean([losses[max(start - 1, 0) : end - 1] for losses in windows])
         if tokens:
             scores.append(BucketScore(start, end, tokens, nll, perplexity(nll)))

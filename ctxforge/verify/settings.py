@@ -47,7 +47,8 @@ class VerifySettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(
-                    f"verify setting `{name}` is {value!r}, not a positive whole number.", f"Give `{name}` as 1 or more."
+                    f"verify setting `{name}` is {value!r}, not a positive whole number.",
+                    f"Give `{name}` as 1 or more.",
                 )
         if self.dtype not in DTYPES:
             raise UsageError(f"verify dtype {self.dtype!r} is not known.", f"Use one of {', '.join(DTYPES)}.")

@@ -1,0 +1,65 @@
+"""Measuring a converted checkpoint: perplexity by length and position, retrieval, and what short contexts lost.
+
+Importing this package imports neither torch nor transformers; they come with the first function that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ctxforge.verify.settings import VerifySettings, measured_lengths
+
+if TYPE_CHECKING:
+    from ctxforge.verify.heatmap import heatmap_svg
+    from ctxforge.verify.measure import Measures, evaluate_model, prepare_text
+    from ctxforge.verify.plot import Curve, curves_of, plot_svg
+    from ctxforge.verify.report import Protocol, ShortContext, VerifyReport, short_context
+    from ctxforge.verify.run import protocol, verify
+    from ctxforge.verify.tables import format_length, render_table
+
+_HOME = {
+    "Curve": "plot",
+    "Measures": "measure",
+    "Protocol": "report",
+    "ShortContext": "report",
+    "VerifyReport": "report",
+    "curves_of": "plot",
+    "evaluate_model": "measure",
+    "format_length": "tables",
+    "heatmap_svg": "heatmap",
+    "plot_svg": "plot",
+    "prepare_text": "measure",
+    "protocol": "run",
+    "render_table": "tables",
+    "short_context": "report",
+    "verify": "run",
+}
+
+__all__ = [
+    "Curve",
+    "Measures",
+    "Protocol",
+    "ShortContext",
+    "VerifyReport",
+    "VerifySettings",
+    "curves_of",
+    "evaluate_model",
+    "format_length",
+    "heatmap_svg",
+    "measured_lengths",
+    "plot_svg",
+    "prepare_text",
+    "protocol",
+    "render_table",
+    "short_context",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

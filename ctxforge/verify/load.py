@@ -1,0 +1,96 @@
+"""Loading a checkpoint folder for measurement, and turning what torch says about memory into a usable message."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctxforge.errors import CheckpointError, ResourceError, UsageError
+from ctxforge.verify.settings import VerifySettings
+
+
+def pick_device(name: str) -> str:
+    """`auto` is a GPU where torch sees one; anything else must be a device that torch can use here.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device {name!r} cannot be used here: {error}", "Use --device auto or cpu.") from error
+    return name
+
+
+def load_model(folder: Path, settings: VerifySettings, device: str) -> Any:
+    """The causal LM in `folder` through transformers, in evaluation mode, in the settings' dtype, on `device`.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _load_errors(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+            local_files_only=True,
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path, settings: VerifySettings) -> Any:
+    """The tokenizer in `folder`; raises CheckpointError when transformers cannot load it."""
+    from transformers import AutoTokenizer
+
+    with _load_errors(folder):
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=settings.trust_remote_code, local_files_only=True
+        )
+
+
+def release(device: str) -> None:
+    """Give back the memory of a model that is no longer referenced, before the next one is loaded."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def memory_errors(length: int, settings: VerifySettings) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into a `ResourceError` that says what would need less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            text = str(error).lower()
+            if "allocate memory" not in text and "out of memory" not in text:
+                raise
+        smaller = "" if settings.dtype == "bfloat16" else "--dtype bfloat16, "
+        raise ResourceError(
+            f"out of memory while measuring {length} tokens in {settings.dtype}.",
+            f"Use {smaller}a shorter target length, or a device with more memory.",
+        ) from error
+
+
+@contextmanager
+def _load_errors(folder: Path) -> Iterator[None]:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder.", "Give the folder of a checkpoint.")
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ResourceError(f"out of memory while loading {folder}.", "Use --dtype bfloat16.") from error
+        raise CheckpointError(
+            f"transformers cannot load {folder}: {error}",
+            "Run `ctxforge check` on it, or load it as transformers says.",
+        ) from error

@@ -1,0 +1,180 @@
+"""Everything that is measured on one loaded model, for one text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ctxforge.verify import retrieval
+from ctxforge.verify.needles import Haystack, plant
+from ctxforge.verify.onepass import OnePass, Tick
+from ctxforge.verify.perplexity import BucketScore, LengthScore, Losses, by_bucket, by_length
+from ctxforge.verify.settings import VerifySettings, measured_lengths
+from ctxforge.verify.text import TokenText, tokenize
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What one model scored.
+
+    Attributes:
+        label: name of the model in tables and plots.
+        lengths: cumulative perplexity at every context length; empty when the curve was not measured.
+        buckets: perplexity by position; empty likewise.
+        retrieval: cells of the grid.
+        short_windows: mean loss in nats of each window of the trained length, in order of the text.
+        passes: "one pass" when the longest pass gave every length, "one pass a length" when it could not.
+        retrieval_way: how the grid was computed; empty when it was not.
+        head: "sliced" or "full", see `OnePass.head_kind`.
+        attention: name of the attention implementation.
+        dtype: of the weights.
+        finite: False when a loss was not a finite number.
+    """
+
+    label: str
+    lengths: tuple[LengthScore, ...]
+    buckets: tuple[BucketScore, ...]
+    retrieval: tuple[retrieval.RetrievalCell, ...]
+    short_windows: tuple[float, ...]
+    passes: str
+    retrieval_way: str
+    head: str
+    attention: str
+    dtype: str
+    finite: bool
+
+
+def evaluate_model(
+    model: Any,
+    tokenizer: Any,
+    *,
+    text: str | TokenText,
+    trained_length: int,
+    target_length: int,
+    settings: VerifySettings | None = None,
+    label: str = "model",
+    curve: bool = True,
+    retrieval_up_to: int | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """Measure a model that is already loaded: perplexity by length and position, retrieval, and short-context losses.
+
+    The caller may change the model's rotary frequencies between calls and so compare methods without loading again;
+    `short_context` in `report.py` pairs the short windows of two results.
+
+    Args:
+        model: a causal LM of transformers in evaluation mode, on its device.
+        tokenizer: its tokenizer.
+        text: a text, or the tokens that `prepare_text` made of it.
+        trained_length: L0 in tokens.
+        target_length: L' in tokens.
+        settings: as in `VerifySettings`.
+        label: name of the model in the result and in progress messages.
+        curve: whether to run over the target length at all; without it only short windows and retrieval are measured.
+        retrieval_up_to: the longest length of the retrieval grid; None for the target.
+        progress: called with (what, done, of how many).
+
+    Raises:
+        UsageError: the text is too short, or a length is out of range.
+    """
+    settings = settings or VerifySettings()
+    lengths = measured_lengths(settings, trained_length, target_length)
+    tokens = prepare_text(tokenizer, text, target_length, settings) if isinstance(text, str) else text
+    runner = OnePass(model, settings.head_slice, longest=target_length)
+    windows: list[Losses] = []
+    shorter: dict[int, list[Losses]] = {}
+    if curve:
+        for index in range(settings.documents):
+            ids = tokens.window(index, target_length)
+            tick = _tick(progress, f"{label}: perplexity, window {index + 1} of {settings.documents}")
+            for length in lengths if not runner.prefix_invariant else (target_length,):
+                shorter.setdefault(length, []).append(runner.losses(ids[:length], tick).numpy())
+            runner.settle()
+        windows = shorter[target_length]
+    short = _short_windows(runner, tokens, windows, trained_length, target_length, settings, progress, label)
+    scored, way = [], ""
+    if settings.retrieval:
+        way = retrieval.choose_way(runner)
+        for seed in range(settings.seeds):
+            haystack = haystack_for(tokenizer, tokens, lengths, target_length, seed, settings)
+            tick = _tick(progress, f"{label}: retrieval, haystack {seed + 1} of {settings.seeds}")
+            scored += retrieval.answers(runner, haystack, way, longest=retrieval_up_to, tick=tick)
+    cells = retrieval.grid(scored)
+    losses = [*windows, np.asarray(short, dtype=np.float32), np.asarray([c.nll for c in cells], dtype=np.float32)]
+    return Measures(
+        label=label,
+        lengths=tuple(by_length(shorter.get(n, windows), n) for n in lengths) if windows else (),
+        buckets=tuple(by_bucket(windows, target_length, settings.buckets)) if windows else (),
+        retrieval=tuple(cells),
+        short_windows=tuple(short),
+        passes="one pass" if runner.prefix_invariant else "one pass a length",
+        retrieval_way=way,
+        head=runner.head_kind,
+        attention=str(getattr(model.config, "_attn_implementation", "unknown")),
+        dtype=str(model.dtype).removeprefix("torch."),
+        finite=all(bool(np.isfinite(part).all()) for part in losses),
+    )
+
+
+def prepare_text(tokenizer: Any, text: str, target_length: int, settings: VerifySettings) -> TokenText:
+    """Tokenise `text` once for several calls of `evaluate_model`; raises UsageError when it is too short."""
+    return tokenize(
+        tokenizer, text, length=target_length, windows=settings.documents, spare=settings.seeds * target_length
+    )
+
+
+def haystack_for(
+    tokenizer: Any,
+    tokens: TokenText,
+    lengths: tuple[int, ...],
+    target_length: int,
+    seed: int,
+    settings: VerifySettings,
+) -> Haystack:
+    """The haystack of number `seed`: later seeds begin further on in the text, as far as it reaches."""
+    start = min(seed * target_length, max(len(tokens.body) - target_length, 0))
+    return plant(
+        tokenizer,
+        tokens.body[start : start + target_length],
+        lengths=lengths,
+        strata=settings.needles,
+        seed=seed,
+        prefix=tokens.prefix,
+    )
+
+
+def _short_windows(
+    runner: OnePass,
+    tokens: TokenText,
+    windows: list[Losses],
+    trained_length: int,
+    target_length: int,
+    settings: VerifySettings,
+    progress: Progress | None,
+    label: str,
+) -> list[float]:
+    """Mean loss of each window of the trained length; the first is read off the long pass where that holds it."""
+    size = min(trained_length, target_length)
+    room = (len(tokens.prefix) * settings.documents + len(tokens.body)) // size
+    count = max(1, min(settings.short_windows, room, settings.documents * target_length // size))
+    means = []
+    for index in range(count):
+        if index == 0 and windows and runner.prefix_invariant:
+            losses = windows[0][: size - 1]
+        else:
+            tick = _tick(progress, f"{label}: short context, window {index + 1} of {count}")
+            losses = runner.losses(tokens.window(index, size), tick).numpy()
+        means.append(float(losses.mean(dtype=np.float64)))
+    return means
+
+
+def _tick(progress: Progress | None, what: str) -> Tick | None:
+    if progress is None:
+        return None
+    report = progress
+    return lambda done, total: report(what, done, total)

@@ -1,0 +1,89 @@
+"""A report as plain tables: the command line colours them, and Markdown, HTML or a model card can be made of them."""
+
+from __future__ import annotations
+
+from ctxforge.verify.measure import Measures
+from ctxforge.verify.report import VerifyReport
+
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def render_table(report: VerifyReport) -> list[Table]:
+    """The report's tables, each (title, header, rows) of strings, leaving out what was not measured."""
+    models = [report.result] if report.source is None else [report.source, report.result]
+    tables = [
+        _perplexity_by_length([m for m in models if m.lengths], report),
+        _perplexity_by_position([m for m in models if m.buckets], report),
+        *(_retrieval(model) for model in models),
+        _short_context(report),
+        _protocol(report),
+    ]
+    return [table for table in tables if table[2]]
+
+
+def format_length(tokens: int) -> str:
+    """`tokens` as people write lengths: 65536 as 64k, 1048576 as 1M, 1000 as 1000."""
+    for size, suffix in ((1 << 20, "M"), (1 << 10, "k")):
+        if tokens and tokens % size == 0:
+            return f"{tokens // size}{suffix}"
+    return str(tokens)
+
+
+def _perplexity_by_length(models: list[Measures], report: VerifyReport) -> Table:
+    trained = report.protocol.trained_length
+    rows = []
+    for row in zip(*(m.lengths for m in models), strict=True):
+        length = row[0].length
+        mark = " (trained)" if length == trained else ""
+        rows.append((format_length(length) + mark, *(f"{score.ppl:.2f}" for score in row)))
+    return "Perplexity of the first n tokens", ("n", *(m.label for m in models)), rows
+
+
+def _perplexity_by_position(models: list[Measures], report: VerifyReport) -> Table:
+    trained = report.protocol.trained_length
+    rows = []
+    for row in zip(*(m.buckets for m in models), strict=True):
+        start, end = row[0].start, row[0].end
+        where = f"{format_length(start)} – {format_length(end)}" + (" (beyond trained)" if start >= trained else "")
+        rows.append((where, *(f"{score.ppl:.2f}" for score in row)))
+    return "Perplexity by position", ("positions", *(m.label for m in models)), rows
+
+
+def _retrieval(model: Measures) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for length in dict.fromkeys(cell.length for cell in model.retrieval):
+        cells = [cell for cell in model.retrieval if cell.length == length]
+        worst = max(cells, key=lambda cell: cell.nll)
+        rows.append(
+            (
+                format_length(length),
+                f"{sum(c.exact for c in cells)}/{sum(c.count for c in cells)}",
+                f"{sum(c.nll * c.count for c in cells) / sum(c.count for c in cells):.3f}",
+                f"{worst.nll:.3f} at {worst.depth_start:.0%} – {worst.depth_end:.0%}",
+            )
+        )
+    return f"Retrieval, {model.label}", ("context", "exact", "answer nats/token", "worst depth"), rows
+
+
+def _short_context(report: VerifyReport) -> Table:
+    found = report.short_context
+    rows: list[tuple[str, ...]] = []
+    if found is not None:
+        values = ", ".join(f"{value:+.4f}" for value in found.differences)
+        rows.append((format_length(found.length), str(len(found.differences)), f"{found.mean:+.4f}", values))
+    return "Short context against the source", ("window", "windows", "mean nats/token", "each"), rows
+
+
+def _protocol(report: VerifyReport) -> Table:
+    p, r = report.protocol, report.result
+    rows: list[tuple[str, ...]] = [
+        ("text", f"sha256 {p.text_sha256[:16]}…, {p.text_tokens} tokens read"),
+        ("windows", f"{p.windows} of {p.target_length} tokens, prefix ids {list(p.prefix_ids)}"),
+        ("average", p.average),
+        ("passes", r.passes + (f"; retrieval by {r.retrieval_way}" if r.retrieval_way else "")),
+        ("arithmetic", f"{p.dtype} on {p.device}, attention {r.attention}, head {r.head}, {p.threads} threads"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in p.versions.items())),
+    ]
+    if not r.finite:
+        rows.insert(0, ("warning", "the result has losses that are not finite numbers"))
+    return "Protocol", ("what", "how"), rows
