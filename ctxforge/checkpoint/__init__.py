@@ -1,0 +1,40 @@
+"""Read, edit and write checkpoints as bytes: no model is built here, and no weight is read that doesn't change.
+
+`read_checkpoint` looks at a source, `fetch` makes it local and safetensors, `write_checkpoint` makes the new folder.
+"""
+
+from .dtypes import DTYPE_BITS, EDITABLE_DTYPES
+from .files import file_sha256, human_bytes
+from .integrity import verify_integrity
+from .jsonio import dump_json_like, parse_json_object
+from .patch import read_tensor, read_tensor_bytes
+from .read import fetch, read_checkpoint
+from .rewrite import write_safetensors_stream
+from .types import Checkpoint, Edits, FileInfo, Progress, ScaleRows, TensorInfo, WriteEstimate, WriteReport
+from .write import check_output, estimate_write, write_checkpoint
+
+__all__ = [
+    "DTYPE_BITS",
+    "EDITABLE_DTYPES",
+    "Checkpoint",
+    "Edits",
+    "FileInfo",
+    "Progress",
+    "ScaleRows",
+    "TensorInfo",
+    "WriteEstimate",
+    "WriteReport",
+    "check_output",
+    "dump_json_like",
+    "estimate_write",
+    "fetch",
+    "file_sha256",
+    "human_bytes",
+    "parse_json_object",
+    "read_checkpoint",
+    "read_tensor",
+    "read_tensor_bytes",
+    "verify_integrity",
+    "write_checkpoint",
+    "write_safetensors_stream",
+]

@@ -1,0 +1,221 @@
+"""The types that the checkpoint stage hands on: what was read, what to change, what was written.
+
+Nothing here imports torch, numpy or huggingface_hub: a config-only conversion must stay small and start fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[int, int], None]
+"""Called as `progress(done, total)`, both in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a safetensors file, as its header describes it.
+
+    Args:
+        name: the tensor's key.
+        dtype: the safetensors dtype string, such as "BF16".
+        shape: the dimensions, empty for a scalar.
+        file: the file that holds it, relative to the checkpoint root.
+        start: offset of its first byte in the file, the file's header included.
+        end: offset one past its last byte, the file's header included.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor's data in bytes."""
+        return self.end - self.start
+
+    @property
+    def elements(self) -> int:
+        """Number of stored elements; a quantised tensor may pack several weights into one."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file of a checkpoint: `name` is its POSIX path relative to the root, `size` is in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of which only small files and tensor headers were read.
+
+    Args:
+        source: the folder, file or Hub id as the user named it.
+        root: the local folder; None while only the headers of a Hub repository were read.
+        revision: the resolved commit sha of a Hub source, None for a local one.
+        weights: "safetensors", "bin" or "gguf": the format that the weights are in now (`fetch` makes it safetensors).
+        config: config.json, key order kept. For a GGUF file, what transformers makes of its metadata.
+        config_text: the exact text of config.json.
+        tensors: the tensors by name, ordered by file and offset; empty unless `weights` is safetensors.
+        files: the files that belong to the checkpoint: weights, and the sidecars that a converted checkpoint carries.
+        json_files: the parsed sidecars of `JSON_SIDECARS` that are present.
+        ignored: files beside them that a converted checkpoint doesn't carry (weights in other formats, training state).
+        weight_files: the names of the weight files, in order.
+    """
+
+    source: str
+    root: Path | None
+    revision: str | None
+    weights: str
+    config: Mapping[str, Any]
+    config_text: str
+    tensors: Mapping[str, TensorInfo]
+    files: tuple[FileInfo, ...]
+    json_files: Mapping[str, Mapping[str, Any]]
+    ignored: tuple[FileInfo, ...] = ()
+    weight_files: tuple[str, ...] = ()
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The weight files, in order of name."""
+        return self.weight_files
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of stored elements over all tensors; 0 while the headers are unknown (`bin`, `gguf`)."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Size of the weights: of the tensors' data where the headers are known, else of the weight files."""
+        if self.tensors:
+            return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(info.size for info in self.files if info.name in self.weight_files)
+
+    @cached_property
+    def dtypes(self) -> dict[str, int]:
+        """How many tensors have each dtype, most frequent first."""
+        return dict(Counter(tensor.dtype for tensor in self.tensors.values()).most_common())
+
+    @cached_property
+    def file_sizes(self) -> dict[str, int]:
+        """Size in bytes of each file of `files`, by name."""
+        return {info.name: info.size for info in self.files}
+
+
+@dataclass(frozen=True)
+class ScaleRows:
+    """Replace `w` by `factor * (w + offset) - offset` on some rows of a tensor.
+
+    16-bit tensors are computed in float32 and rounded once, nearest even, so that `(w.float() * factor).to(w.dtype)`
+    reproduces them bit for bit; F32 and F64, and any edit with an offset, are computed in float64.
+
+    Args:
+        tensor: name of an F64, F32, F16 or BF16 tensor.
+        factor: the multiplier.
+        rows: half-open ranges of dimension 0, disjoint; None for the whole tensor.
+        offset: what the architecture adds to the stored weight (1.0 for Gemma's norms).
+    """
+
+    tensor: str
+    factor: float
+    rows: tuple[tuple[int, int], ...] | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What a converted checkpoint has that its source hasn't.
+
+    Args:
+        files: small files to write or replace, by name relative to the root.
+        tensors: edits of tensors that keep shape and dtype.
+        removed: files of the source that are not carried over.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    tensors: tuple[ScaleRows, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What `write_checkpoint` did.
+
+    Args:
+        out: the finished folder.
+        bytes_read: bytes read from the source or read back for edits and hashes; clones and links count nothing.
+        bytes_written: bytes handed to the file system; clones and links count nothing.
+        tensor_bytes_written: the part of `bytes_written` that went into weight files.
+        cloned: files that share their blocks with the source (reflink).
+        copied: files copied byte for byte.
+        linked: files that are hardlinks to the source's.
+        patched: weight files with edited tensors.
+        written: small files that came from the edits.
+        sha256: hex digests of all small files by name; of the weight files too when a checksum was asked for.
+        tensor_sha256: hex digests of the whole data of each edited tensor.
+    """
+
+    out: Path
+    bytes_read: int
+    bytes_written: int
+    tensor_bytes_written: int
+    cloned: tuple[str, ...]
+    copied: tuple[str, ...]
+    linked: tuple[str, ...]
+    patched: tuple[str, ...]
+    written: tuple[str, ...]
+    sha256: Mapping[str, str]
+    tensor_sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class WriteEstimate:
+    """What `write_checkpoint` would do, in bytes; nothing was touched to find out.
+
+    The numbers are for a file system without reflinks; with them, copies of unchanged data cost nothing.
+
+    Args:
+        bytes_to_download: of a Hub source, what isn't in the cache yet.
+        bytes_to_read: from the source.
+        bytes_to_write: to the output.
+        tensor_bytes_edited: size of the edited tensors.
+        patched: weight files that hold edited tensors.
+        copied: files carried over unchanged.
+        written: small files that the edits bring.
+        removed: files that are not carried over, ignored ones included.
+        bytes_free: free bytes where the output goes, None when that folder doesn't exist.
+    """
+
+    bytes_to_download: int
+    bytes_to_read: int
+    bytes_to_write: int
+    tensor_bytes_edited: int
+    patched: tuple[str, ...]
+    copied: tuple[str, ...]
+    written: tuple[str, ...]
+    removed: tuple[str, ...]
+    bytes_free: int | None
+
+
+__all__ = [
+    "Checkpoint",
+    "Edits",
+    "FileInfo",
+    "Progress",
+    "ScaleRows",
+    "TensorInfo",
+    "WriteEstimate",
+    "WriteReport",
+]

@@ -1,0 +1,304 @@
+"""Write a converted checkpoint: reuse every byte that doesn't change, edit the rest in place, appear all at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import InternalError, ResourceError, UsageError
+from .files import file_sha256, human_bytes, reading
+from .layout import CONFIG, safe_name
+from .materialise import materialise
+from .patch import Patch, apply_patch, plan_patches
+from .staging import commit, free_bytes, locked, staged, sync_tree, write_new
+from .types import Checkpoint, Edits, Progress, WriteEstimate, WriteReport
+
+SMALL_FILE = 64 * 1024 * 1024
+"""Sidecars up to this size are hashed always; larger ones, like weights, only when a checksum is asked for."""
+
+_SLACK = 16 * 1024 * 1024  # folders, block rounding and the last small files
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What has to be done to each file, worked out before anything is touched."""
+
+    carried: tuple[str, ...]
+    patches: Mapping[str, tuple[Patch, ...]]
+    files: Mapping[str, bytes]
+    removed: tuple[str, ...]
+    total: int
+
+
+def _work(checkpoint: Checkpoint, edits: Edits) -> _Work:
+    sizes = checkpoint.file_sizes
+    shards = set(checkpoint.shards)
+    for name in (*edits.files, *edits.removed):
+        safe_name(name, "An edit")
+        if name in shards:
+            raise InternalError(f"An edit would replace the weight file {name}.", "Please report this.")
+    patches = plan_patches(edits.tensors, checkpoint.tensors)
+    gone = set(edits.removed) | set(edits.files)
+    carried = tuple(name for name in sizes if name not in gone)
+    removed = tuple(name for name in sizes if name in set(edits.removed) - set(edits.files))
+    ignored = tuple(info.name for info in checkpoint.ignored)
+    return _Work(carried, patches, edits.files, removed + ignored, sum(sizes[name] for name in carried))
+
+
+def estimate_write(checkpoint: Checkpoint, edits: Edits, out: Path) -> WriteEstimate:
+    """What `write_checkpoint` would read, write and download; touches nothing.
+
+    Raises:
+        UsageError: an edit doesn't fit the checkpoint.
+        UnsupportedError: an edit of a quantised tensor.
+    """
+    work = _work(checkpoint, edits)
+    edited = sum(patch.edited_bytes for found in work.patches.values() for patch in found)
+    hashed = sum(patch.info.nbytes for found in work.patches.values() for patch in found)
+    download = 0
+    if checkpoint.root is None:
+        from .hub import missing_bytes
+
+        download = missing_bytes(checkpoint)
+    return WriteEstimate(
+        bytes_to_download=download,
+        bytes_to_read=work.total + edited + hashed,
+        bytes_to_write=work.total + edited + sum(map(len, work.files.values())),
+        tensor_bytes_edited=edited,
+        patched=tuple(work.patches),
+        copied=tuple(name for name in work.carried if name not in work.patches),
+        written=tuple(work.files),
+        removed=work.removed,
+        bytes_free=free_bytes(out.parent),
+    )
+
+
+def check_output(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False) -> None:
+    """Refuse an output folder that can't be or shouldn't be written.
+
+    Args:
+        checkpoint: the source.
+        out: the folder to be made.
+        overwrite: replace a checkpoint that is there.
+
+    Raises:
+        UsageError: it exists, is the source, lies inside it or holds it, or its parent doesn't exist.
+        ResourceError: the parent isn't writable.
+    """
+    out = Path(out)
+    with reading(str(out)):
+        place = Path(os.path.realpath(out.parent)) / out.name
+    if out.name in ("", ".", ".."):
+        raise UsageError(f"{out} is not a name for a new folder.", "Give the output a name of its own.")
+    if out.is_symlink():
+        raise UsageError(f"The output {out} is a link.", "Give the folder itself, or a name that is free.")
+    # A GGUF file's folder is not a checkpoint of its own: an output beside the file is fine.
+    if checkpoint.root is not None and checkpoint.weights != "gguf":
+        _check_apart(Path(os.path.realpath(checkpoint.root)), place, out)
+    if not out.parent.is_dir():
+        raise UsageError(
+            f"The folder {out.parent} for the output does not exist.", f"Make it first: mkdir -p {out.parent}"
+        )
+    if out.exists():
+        _check_replaceable(out, overwrite)
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise ResourceError(f"{out.parent} is not writable.", "Choose an output folder you may write to.")
+
+
+def _check_apart(source: Path, place: Path, out: Path) -> None:
+    if place == source:
+        raise UsageError(
+            f"The output {out} is the source itself.", "Choose another folder: the source is never changed."
+        )
+    if place.is_relative_to(source):
+        raise UsageError(f"The output {out} lies inside the source.", "Choose a folder outside the source.")
+    if source.is_relative_to(place):
+        raise UsageError(f"The output {out} contains the source.", "Choose another folder.")
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    if not out.is_dir():
+        raise UsageError(f"The output {out} exists and is not a folder.", "Choose another name.")
+    if os.path.ismount(out):
+        raise UsageError(
+            f"The output {out} is a mount point, which cannot be replaced in one step.", f"Use {out / 'model'} instead."
+        )
+    with reading(str(out)):
+        names = [path.name for path in out.iterdir()]
+    if not names:
+        return
+    if not overwrite:
+        raise UsageError(
+            f"The output {out} exists and is not empty.", "Choose another folder, or replace it with --overwrite."
+        )
+    if CONFIG not in names:
+        raise UsageError(
+            f"The output {out} is not a checkpoint (no {CONFIG}), so it is not overwritten.", "Choose another folder."
+        )
+
+
+@dataclass
+class _Tally:
+    """Counts while files are made."""
+
+    total: int
+    progress: Progress | None
+    done: int = 0
+    read: int = 0
+    written: int = 0
+    tensor_written: int = 0
+    how: dict[str, list[str]] = field(default_factory=lambda: {"cloned": [], "linked": [], "copied": []})
+    sha256: dict[str, str] = field(default_factory=dict)
+    tensor_sha256: dict[str, str] = field(default_factory=dict)
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    edits: Edits,
+    out: Path,
+    *,
+    link: bool = False,
+    overwrite: bool = False,
+    checksum: bool = False,
+    finish: Callable[[WriteReport], Mapping[str, bytes]] | None = None,
+    progress: Progress | None = None,
+) -> WriteReport:
+    """Write `checkpoint` with `edits` to the folder `out`, which appears complete or not at all.
+
+    The source is only ever opened for reading. Untouched files share the source's blocks where the file system can
+    (reflink), else are copied by the kernel; edited tensors are replaced inside a copy of their shard. Everything is
+    synced before the one rename.
+
+    Args:
+        checkpoint: a local safetensors checkpoint (see `fetch`).
+        edits: what changes.
+        out: the folder to make; its parent must exist.
+        link: hardlink untouched files where they can't share blocks; then both folders hold the same files.
+        overwrite: replace a checkpoint that is at `out`, at the very end.
+        checksum: hash the weight files too.
+        finish: gets the report and returns the last small files to write (the provenance).
+        progress: called with the bytes done and the bytes in total.
+
+    Raises:
+        UsageError: the output or an edit is refused.
+        UnsupportedError: an edit of a quantised tensor.
+        CheckpointError: the source changed meanwhile, or an edit overflows.
+        ResourceError: out of space, not writable, unreadable, or another run holds the output.
+    """
+    out = Path(out).absolute()
+    if checkpoint.root is None or checkpoint.weights != "safetensors":
+        raise InternalError(f"{checkpoint.source} was not fetched before writing.", "Please report this.")
+    check_output(checkpoint, out, overwrite=overwrite)
+    work = _work(checkpoint, edits)
+    tally = _Tally(work.total, progress)
+    needed = work.total + sum(map(len, work.files.values())) + _SLACK
+    with locked(out), staged(out, needed) as staging:
+        # Again under the lock: another run may have finished this output in the meantime.
+        check_output(checkpoint, out, overwrite=overwrite)
+        _carry(checkpoint, checkpoint.root, work, staging, tally, link=link, needed=needed)
+        _hash(staging, work, checkpoint, tally, checksum=checksum)
+        _add(staging, work.files, tally)
+        report = _report(out, work, tally)
+        if finish is not None:
+            last = finish(report)
+            for name in last:
+                safe_name(name, "An edit")
+            _add(staging, last, tally)
+            report = _report(out, replace(work, files={**work.files, **last}), tally)
+        sync_tree(staging, skip=frozenset(tally.how["linked"]))
+        commit(staging, out)
+    return report
+
+
+def _carry(
+    checkpoint: Checkpoint, root: Path, work: _Work, staging: Path, tally: _Tally, *, link: bool, needed: int
+) -> None:
+    """Bring over the source's files, patch the shards that have edits; check the space before a real copy."""
+    sizes = checkpoint.file_sizes
+    shards = set(checkpoint.shards)
+    # The weights first: they show whether blocks are shared or linked, hence whether the space must be there.
+    for name in sorted(work.carried, key=lambda name: (name not in shards, name)):
+        target = staging / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        patches = work.patches.get(name, ())
+        how = materialise(
+            root / name,
+            target,
+            name,
+            sizes[name],
+            link=link and not patches,
+            advance=tally.advance,
+            before_copy=lambda: _check_space(staging, tally, needed),
+        )
+        tally.how[how].append(name)
+        if how == "copied":
+            tally.read += sizes[name]
+            tally.written += sizes[name]
+            tally.tensor_written += sizes[name] if name in shards else 0
+        if patches:
+            _patch(target, patches, tally)
+
+
+def _check_space(staging: Path, tally: _Tally, needed: int) -> None:
+    """Fail before the disk is full rather than after; what is done already is taken off `needed`."""
+    free = free_bytes(staging)
+    left = needed - tally.done
+    if free is not None and free < left - _SLACK:
+        raise ResourceError(
+            f"Out of disk space in {staging.parent}: {human_bytes(left)} are needed, {human_bytes(free)} are free.",
+            "Free some space, or write to another disk.",
+        )
+
+
+def _patch(target: Path, patches: tuple[Patch, ...], tally: _Tally) -> None:
+    file = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for patch in patches:
+            tally.tensor_sha256[patch.info.name] = apply_patch(file, patch)
+            tally.read += patch.edited_bytes + patch.info.nbytes
+            tally.written += patch.edited_bytes
+            tally.tensor_written += patch.edited_bytes
+    finally:
+        os.close(file)
+
+
+def _hash(staging: Path, work: _Work, checkpoint: Checkpoint, tally: _Tally, *, checksum: bool) -> None:
+    sizes = checkpoint.file_sizes
+    shards = set(checkpoint.shards)
+    for name in work.carried:
+        if checksum or (name not in shards and sizes[name] <= SMALL_FILE):
+            tally.sha256[name] = file_sha256(staging / name)
+            tally.read += sizes[name]
+
+
+def _add(staging: Path, files: Mapping[str, bytes], tally: _Tally) -> None:
+    for name, data in files.items():
+        (staging / name).unlink(missing_ok=True)
+        write_new(staging / name, data)
+        tally.written += len(data)
+        tally.sha256[name] = hashlib.sha256(data).hexdigest()
+
+
+def _report(out: Path, work: _Work, tally: _Tally) -> WriteReport:
+    patched = set(work.patches)
+    return WriteReport(
+        out=out,
+        bytes_read=tally.read,
+        bytes_written=tally.written,
+        tensor_bytes_written=tally.tensor_written,
+        cloned=tuple(name for name in tally.how["cloned"] if name not in patched),
+        copied=tuple(name for name in tally.how["copied"] if name not in patched),
+        linked=tuple(tally.how["linked"]),
+        patched=tuple(work.patches),
+        written=tuple(work.files),
+        sha256=dict(sorted(tally.sha256.items())),
+        tensor_sha256=dict(tally.tensor_sha256),
+    )
