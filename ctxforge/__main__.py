@@ -1,0 +1,5 @@
+"""`python -m ctxforge`."""
+
+from ctxforge.cli import main
+
+main()

@@ -1,0 +1,103 @@
+"""`ctxforge inspect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctxforge.cli.options import bytes_text
+from ctxforge.cli.output import Output, with_output
+
+if TYPE_CHECKING:
+    from ctxforge.pipeline import Inspection
+
+
+@click.command(
+    short_help="Show what a checkpoint's RoPE really is.", epilog="Example: ctxforge inspect bundled"
+)
+@click.argument("source")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub source.")
+@with_output
+def command(ui: Output, source: str, revision: str | None) -> None:
+    """Show what SOURCE is: architecture, rotary tables, trained length and how it was decided, weights.
+
+    Reads headers only; a Hub source's weights are not downloaded.
+    """
+    from ctxforge import pipeline
+
+    found = pipeline.inspect(source, revision=revision)
+    document = describe(found)
+    rope: list[dict[str, Any]] = document["rope"]
+    trained = document["trained_length"]
+    ui.heading(source)
+    ui.pairs(
+        [
+            ("model type", document["model_type"]),
+            ("trained length", f"{trained if trained is not None else 'unknown'} ({document['evidence']})"),
+            ("max_position_embeddings", str(document["max_position_embeddings"])),
+            ("layers", f"{document['layers']}, {document['heads']} heads of {document['head_dim']}"),
+            ("sliding window", str(document["window"] or "none")),
+            ("layers without RoPE", str(len(document["unrotated_layers"]) or "none")),
+            ("parameters", f"{document['parameters']:,}" if document["parameters"] else "unknown until imported"),
+            ("weights", f"{bytes_text(document['weight_bytes'])} in {len(document['shards'])} files, {document['dtypes']}"),
+            ("revision", str(document["revision"] or "-")),
+        ]
+    )
+    for entry in rope:
+        ui.heading(f"RoPE{' of ' + entry['layer_type'] if entry['layer_type'] else ''}")
+        ui.pairs(
+            [
+                ("rotated dims", f"{entry['rotated_dims']} of {document['head_dim']}, {document['layout']}"),
+                ("base", f"{entry['base']:g}"),
+                ("in force", entry["in_force"]),
+                ("layers", f"{len(entry['layers'])}, {len(entry['windowed_layers'])} of them windowed"),
+            ]
+        )
+    ui.document("ok", document)
+
+
+def describe(found: Inspection) -> dict[str, Any]:
+    """The inspection as plain data."""
+    geometry, checkpoint = found.geometry, found.checkpoint
+    rope = []
+    for group in geometry.groups:
+        rotation = group.in_force
+        scaling = "none"
+        if not rotation.is_plain or rotation.length_dependent:
+            scaling = f"divisors {min(rotation.divisors):.4g} ... {max(rotation.divisors):.4g}, a = {rotation.temperature:.5g}"
+            scaling += ", follows the running length" if rotation.length_dependent else ""
+        rope.append(
+            {
+                "layer_type": group.layer_type,
+                "rotated_dims": group.rotated_dims,
+                "base": group.base,
+                "in_force": scaling,
+                "divisors": list(rotation.divisors),
+                "temperature": rotation.temperature,
+                "length_dependent": rotation.length_dependent,
+                "layers": list(group.layers),
+                "windowed_layers": list(group.windowed_layers),
+            }
+        )
+    return {
+        "source": checkpoint.source,
+        "revision": checkpoint.revision,
+        "model_type": geometry.model_type,
+        "layout": geometry.layout,
+        "head_dim": geometry.head_dim,
+        "heads": geometry.heads,
+        "layers": geometry.layers,
+        "trained_length": geometry.trained_length,
+        "original_length": geometry.original_length,
+        "evidence": geometry.evidence,
+        "max_position_embeddings": geometry.max_position_embeddings,
+        "window": geometry.window,
+        "unrotated_layers": list(geometry.unrotated_layers),
+        "rope": rope,
+        "parameters": checkpoint.parameters,
+        "weight_bytes": checkpoint.weight_bytes,
+        "shards": list(checkpoint.shards),
+        "dtypes": dict(checkpoint.dtypes),
+        "weights": checkpoint.weights,
+    }

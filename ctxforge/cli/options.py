@@ -1,0 +1,76 @@
+"""Options that several commands share, and how they become a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ctxforge.recipe import ConversionRecipe
+
+
+def conversion_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Source, method and lengths: what `extend` and `plan` both need."""
+    decorators = (
+        click.argument("source"),
+        click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub source."),
+        click.option(
+            "--method", "-m", required=True, metavar="NAME[:key=value,...]", help="A method of `ctxforge methods`."
+        ),
+        click.option("--to", metavar="LENGTH", help="Target length: 64k, 8x or 65536."),
+        click.option("--param", "-p", "parameters", multiple=True, metavar="KEY=VALUE", help="A method's parameter."),
+        click.option(
+            "--temperature",
+            type=float,
+            metavar="A",
+            help="Replace the method's temperature a (on cos and sin); what the config can't say is folded into q.",
+        ),
+        click.option(
+            "--original-length",
+            metavar="LENGTH",
+            help="Start over from this trained length, dropping any scaling in force.",
+        ),
+        click.option(
+            "--trained-length",
+            metavar="LENGTH",
+            help="The length that the source works at now, where its config doesn't tell.",
+        ),
+    )
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def build_recipe(
+    source: str,
+    revision: str | None,
+    method: str,
+    to: str | None,
+    parameters: tuple[str, ...],
+    temperature: float | None,
+    original_length: str | None,
+    trained_length: str | None,
+) -> ConversionRecipe:
+    """The recipe that the shared options describe."""
+    from ctxforge.recipe import ConversionRecipe, parse_method
+
+    return ConversionRecipe(
+        source=source,
+        revision=revision,
+        method=parse_method(method, parameters, temperature),
+        to=to,
+        original_length=original_length,
+        trained_length=trained_length,
+    )
+
+
+def bytes_text(count: int) -> str:
+    """A byte count with a unit, three significant digits."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,0 +1,85 @@
+"""`ctxforge plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctxforge.cli.options import build_recipe, bytes_text, conversion_options
+from ctxforge.cli.output import Output, with_output
+
+_ROWS = 8
+_COLUMNS = 64
+
+
+@click.command(
+    short_help="Show what extend would do, without doing it.",
+    epilog="Example: ctxforge plan bundled --method yarn --to 4x",
+)
+@conversion_options
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Where extend would write, for the byte counts.")
+@with_output
+def command(ui: Output, out: Path | None, **options: Any) -> None:
+    """Show what `extend` would do with SOURCE: config diff, tensors edited, bytes to move, lambda of each pair.
+
+    Reads headers only; a Hub source's weights are not downloaded.
+    """
+    from ctxforge import pipeline
+    from ctxforge.provenance import plan_document
+
+    conversion = pipeline.plan(build_recipe(**options))
+    plan = conversion.plan
+    estimate = conversion.estimate(out or Path("ctxforge-plan-output"))
+    ui.heading(f"{plan.method}: {plan.original_length} -> {plan.target_length} tokens (s = {plan.scale:g})")
+    ui.text(f"  trained length: {conversion.geometry.evidence}")
+    for line in (*conversion.lowered.notes, *(f"{name} agrees to {worst:.1g}" for name, worst in conversion.agreement.items())):
+        ui.text(f"  {line}")
+    for group in plan.groups:
+        if group.changed:
+            where = f" ({group.layer_type})" if group.layer_type else ""
+            ui.heading(f"lambda by pair{where}, a = {group.rotation.temperature:.6g}")
+            ui.text(divisor_plot(group.rotation.divisors))
+    ui.heading("config.json")
+    ui.text(conversion.config_diff.rstrip("\n") or "  unchanged")
+    ui.heading("weights")
+    edited = sorted({edit.tensor for edit in conversion.edits.tensors})
+    ui.pairs(
+        [
+            ("tensors edited", f"{len(edited)} of {len(conversion.checkpoint.tensors)}"),
+            ("to download", bytes_text(estimate.bytes_to_download)),
+            ("to read", bytes_text(estimate.bytes_to_read)),
+            ("to write", bytes_text(estimate.bytes_to_write)),
+        ]
+    )
+    for line in plan.warnings:
+        ui.warn(line)
+    ui.document(
+        "ok",
+        {
+            "plan": plan_document(conversion),
+            "config_diff": conversion.config_diff,
+            "bytes": {
+                "to_download": estimate.bytes_to_download,
+                "to_read": estimate.bytes_to_read,
+                "to_write": estimate.bytes_to_write,
+            },
+        },
+    )
+
+
+def divisor_plot(divisors: tuple[float, ...]) -> str:
+    """Lambda against the pair index as text: the highest value at the top, one column a pair (or several)."""
+    step = -(-len(divisors) // _COLUMNS)
+    values = [max(divisors[i : i + step]) for i in range(0, len(divisors), step)]
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    heights = [round((value - low) / span * (_ROWS - 1)) for value in values]
+    lines = []
+    for row in range(_ROWS - 1, -1, -1):
+        label = f"{low + span * row / (_ROWS - 1):8.2f} |" if high > low else (f"{high:8.2f} |" if row == 0 else " " * 8 + " |")
+        lines.append(label + "".join("*" if height == row else " " for height in heights).rstrip())
+    lines.append(" " * 9 + "+" + "-" * len(values))
+    lines.append(" " * 10 + f"pair 0 ... {len(divisors) - 1}, fast to slow")
+    return "\n".join(lines)

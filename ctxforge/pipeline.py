@@ -1,0 +1,184 @@
+"""The stages in order: read, understand, plan, lower, prove, write. Read this first.
+
+    Source --> Checkpoint --> RopeGeometry --> RopePlan --> Edits --> a folder, renamed into place once
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctxforge import provenance
+from ctxforge.checkpoint import (
+    Checkpoint,
+    Edits,
+    WriteEstimate,
+    WriteReport,
+    check_output,
+    dump_json_like,
+    estimate_write,
+    fetch,
+    read_checkpoint,
+    write_checkpoint,
+)
+from ctxforge.lengths import parse_length
+from ctxforge.recipe import ConversionRecipe, OutputOptions
+from ctxforge.rope import Lowered, RopeGeometry, RopePlan, find_method, lower, make_plan, prove, understand
+from ctxforge.sources import resolve_source
+
+Progress = Callable[[int, int], None]
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint and what its RoPE is."""
+
+    checkpoint: Checkpoint
+    geometry: RopeGeometry
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion that is planned, lowered and proved, and not yet written.
+
+    Attributes:
+        recipe: what was asked for.
+        checkpoint, geometry, plan, lowered: the stages' results.
+        edits: what the writer is told.
+        agreement: largest relative difference in frequency between plan and emitted config, by dialect.
+    """
+
+    recipe: ConversionRecipe
+    checkpoint: Checkpoint
+    geometry: RopeGeometry
+    plan: RopePlan
+    lowered: Lowered
+    edits: Edits
+    agreement: Mapping[str, float]
+
+    @property
+    def config_diff(self) -> str:
+        """Unified diff of config.json; empty when nothing changes."""
+        before = self.checkpoint.config_text.splitlines(keepends=True)
+        after = self.edits.files.get("config.json", self.checkpoint.config_text.encode())
+        lines = difflib.unified_diff(before, after.decode().splitlines(keepends=True), "config.json", "config.json")
+        return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+
+    def estimate(self, out: Path) -> WriteEstimate:
+        """Bytes to download, read and write, without doing it."""
+        return estimate_write(self.checkpoint, self.edits, out)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A finished conversion and the folder that holds it."""
+
+    conversion: Conversion
+    report: WriteReport
+
+    @property
+    def out(self) -> Path:
+        """The folder that was written."""
+        return self.report.out
+
+
+def inspect(source: str, *, revision: str | None = None, trained_length: int | None = None) -> Inspection:
+    """Read headers and config of `source` and work out its RoPE; no weight is opened.
+
+    Raises:
+        CtxforgeError: see `read_checkpoint` and `understand`.
+    """
+    checkpoint = read_checkpoint(resolve_source(source), revision=revision)
+    return Inspection(checkpoint, understand_checkpoint(checkpoint, trained_length))
+
+
+def understand_checkpoint(checkpoint: Checkpoint, trained_length: int | None = None) -> RopeGeometry:
+    """The geometry of a checkpoint; an earlier ctxforge output tells its trained length in its provenance."""
+    geometry = understand(checkpoint.config, trained_length=trained_length)
+    if geometry.trained_length is None:
+        recorded = provenance.recorded_target(checkpoint.json_files.get(provenance.FILE_NAME))
+        if recorded is not None:
+            return understand(checkpoint.config, trained_length=recorded)
+    return geometry
+
+
+def plan(recipe: ConversionRecipe) -> Conversion:
+    """Everything that `extend` would do, short of writing: planned, lowered, and proved on the emitted config.
+
+    Raises:
+        CtxforgeError: bad input, an unsupported model or combination.
+        InternalError: the emitted config doesn't compute the plan.
+    """
+    checkpoint = read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
+    return _plan_on(checkpoint, recipe)
+
+
+def extend(recipe: ConversionRecipe, output: OutputOptions, progress: Progress | None = None) -> Converted:
+    """Convert: the result appears under its final name whole, or not at all; the source is not touched.
+
+    Raises:
+        CtxforgeError: bad input, an unsupported combination, no space, an output that exists or is being written.
+        InternalError: the emitted config doesn't compute the plan; nothing was written.
+    """
+    checkpoint = read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
+    check_output(checkpoint, output.out, overwrite=output.overwrite)
+    conversion = _plan_on(checkpoint, recipe)
+    if checkpoint.root is None or checkpoint.weights != "safetensors":
+        checkpoint = fetch(checkpoint, progress)
+        conversion = _plan_on(checkpoint, recipe)
+
+    def finish(report: WriteReport) -> Mapping[str, bytes]:
+        return {provenance.FILE_NAME: provenance.record(conversion, report.sha256)}
+
+    report = write_checkpoint(
+        checkpoint,
+        conversion.edits,
+        output.out,
+        link=output.link,
+        overwrite=output.overwrite,
+        checksum=output.checksum,
+        finish=finish,
+        progress=progress,
+    )
+    return Converted(conversion, report)
+
+
+def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:
+    stated = None if recipe.trained_length is None else parse_length(recipe.trained_length)
+    geometry = understand_checkpoint(checkpoint, stated)
+    original = None if recipe.original_length is None else parse_length(recipe.original_length)
+    base_length = original or geometry.trained_length
+    target = None if recipe.to is None else parse_length(recipe.to, relative_to=base_length)
+    rope_plan = make_plan(
+        geometry,
+        find_method(recipe.method.name),
+        target,
+        parameters=recipe.method.parameters,
+        temperature=recipe.method.temperature,
+        original_length=original,
+    )
+    lowered = lower(rope_plan, geometry, checkpoint.config, checkpoint.tensors)
+    edits = _edits(checkpoint, rope_plan, lowered)
+    emitted = json.loads(edits.files.get("config.json", checkpoint.config_text))
+    agreement = prove(rope_plan, lowered, emitted) if rope_plan.changed else {}
+    return Conversion(recipe, checkpoint, geometry, rope_plan, lowered, edits, agreement)
+
+
+def _edits(checkpoint: Checkpoint, rope_plan: RopePlan, lowered: Lowered) -> Edits:
+    files: dict[str, bytes] = {}
+    if rope_plan.changed:
+        files["config.json"] = dump_json_like(checkpoint.config_text, lowered.config)
+        tokenizer = checkpoint.json_files.get(_TOKENIZER_CONFIG)
+        if tokenizer is not None:
+            patched: dict[str, Any] = {**tokenizer, "model_max_length": rope_plan.target_length}
+            files[_TOKENIZER_CONFIG] = dump_json_like(_PRETTY, patched)
+    return Edits(files=files, tensors=lowered.tensors, removed=())
+
+
+# tokenizer_config.json is read parsed; both transformers majors write it with two spaces and raw non-ASCII text.
+_PRETTY = '{\n  "é": 0\n}\n'

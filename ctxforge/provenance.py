@@ -1,0 +1,93 @@
+"""`ctxforge.json`: what a converted checkpoint says about how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxforge.pipeline import Conversion
+
+FILE_NAME = "ctxforge.json"
+SCHEMA_VERSION = 1
+DISTRIBUTION = "ctxforge-llm"
+
+
+def version() -> str:
+    """ctxforge's version, or `0+unknown` when it runs from a tree that is not installed."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def record(conversion: Conversion, sha256: Mapping[str, str]) -> bytes:
+    """The provenance document of a conversion, JSON, the same bytes for the same input and versions.
+
+    Holds the tool's and Python's versions, the source with its revision and config hash, the recipe, the plan with
+    lambda and a of each rotary table, the weight edits, the hashes of the files written, and the source's own
+    provenance when it was a ctxforge output itself.
+    """
+    checkpoint, plan = conversion.checkpoint, conversion.plan
+    document: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": DISTRIBUTION, "version": version(), "python": platform.python_version()},
+        "source": {
+            "name": conversion.recipe.source,
+            "revision": checkpoint.revision,
+            "weights": checkpoint.weights,
+            "config_sha256": hashlib.sha256(checkpoint.config_text.encode()).hexdigest(),
+        },
+        "recipe": conversion.recipe.model_dump(mode="json"),
+        "plan": plan_document(conversion),
+        "files": dict(sorted(sha256.items())),
+    }
+    earlier = checkpoint.json_files.get(FILE_NAME)
+    if earlier is not None:
+        document["previous"] = dict(earlier)
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def plan_document(conversion: Conversion) -> dict[str, Any]:
+    """The plan as plain data: lengths, lambda and a of each table, how it was expressed, and what the weights carry."""
+    plan, lowered = conversion.plan, conversion.lowered
+    return {
+        "method": plan.method,
+        "parameters": dict(plan.parameters),
+        "original_length": plan.original_length,
+        "target_length": plan.target_length,
+        "scale": plan.scale,
+        "composed": plan.composed,
+        "tables": [
+            {
+                "layer_type": group.layer_type,
+                "layers": list(group.layers),
+                "rotated_dims": group.rotated_dims,
+                "base": group.base,
+                "changed": group.changed,
+                "temperature": group.rotation.temperature,
+                "folded_into_weights": lowered.folded.get(group.layer_type, 1.0),
+                "length_dependent": group.rotation.length_dependent,
+                "divisors": list(group.rotation.divisors),
+            }
+            for group in plan.groups
+        ],
+        "expressed_as": list(lowered.notes),
+        "tensors_edited": [edit.tensor for edit in lowered.tensors],
+        "agreement": dict(conversion.agreement),
+        "warnings": list(plan.warnings),
+    }
+
+
+def recorded_target(document: Mapping[str, Any] | None) -> int | None:
+    """The target length that an earlier conversion recorded; None when the document is absent or malformed."""
+    if document is None:
+        return None
+    plan = document.get("plan")
+    target = plan.get("target_length") if isinstance(plan, Mapping) else None
+    usable = isinstance(target, int) and not isinstance(target, bool) and 1 < target < 2**40
+    return target if usable else None
