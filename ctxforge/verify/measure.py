@@ -94,7 +94,7 @@ def evaluate_model(
             tick = _tick(progress, f"{label}: perplexity, window {index + 1} of {settings.documents}")
             for length in lengths if not runner.prefix_invariant else (target_length,):
                 shorter.setdefault(length, []).append(runner.losses(ids[:length], tick).numpy())
-            runner.settle()
+                runner.settle()
         windows = shorter[target_length]
     short = _short_windows(runner, tokens, windows, trained_length, target_length, settings, progress, label)
     scored, way = [], ""

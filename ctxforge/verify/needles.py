@@ -74,7 +74,7 @@ class Haystack:
 
 def bundled_words() -> tuple[str, ...]:
     """The package's word list (`ctxforge/bundled/words.txt`, one a line), or a built-in list where it is missing."""
-    entry = resources.files("ctxforge").joinpath("bundled", "words.txt")
+    entry = resources.files("ctxforge").joinpath("bundled").joinpath("words.txt")
     try:
         words = tuple(dict.fromkeys(entry.read_text("utf-8").split()))
     except OSError:

@@ -60,7 +60,7 @@ def by_bucket(windows: Sequence[Losses], length: int, buckets: int) -> list[Buck
     edges = [length * i // buckets for i in range(buckets + 1)]
     scores = []
     for start, end in itertools.pairwise(edges):
-        nll, tokens = _mean([losses[max(start - 1, 0) : end - 1] for losses in windows])
+        nll, tokens = _mean([losses[max(start - 1, 0) : max(end - 1, 0)] for losses in windows])
         if tokens:
             scores.append(BucketScore(start, end, tokens, nll, perplexity(nll)))
     return scores
