@@ -30,7 +30,7 @@ LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
     "factor": 4.0,
-    "original_max_position_embeddings": 128,
+    "original_max_position_embeddings": 160,
     "short_factor": [1.0] * 8,
     "long_factor": [1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0],
 }
