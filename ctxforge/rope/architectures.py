@@ -40,6 +40,8 @@ class Architecture:
         layer_types: how layers get their type when `layer_types` is absent: `full`, `window` (all layers, when a
             window is set), `from-layer` (from max_window_layers on, when use_sliding_window), `even` (0, 2, ... are
             windowed), `pattern` (all but each sliding_window_pattern-th).
+        spell_head_dim: the config must name head_dim for a scaled type to load: this class keeps a null one, and
+            transformers 5.24 then fails in `_compute_yarn_parameters` and its siblings.
         nested: `rope_parameters` holds one dict a layer type.
         unrotated: config key of a list with 0 for layers without RoPE, and of the interval that stands in for it.
         scaling_types: the RoPE types that the config class admits; None for all.
@@ -63,6 +65,7 @@ class Architecture:
     default_head_dim: int | None = None
     default_heads: int | None = None
     default_layers: int | None = None
+    spell_head_dim: bool = False
     nested: bool = False
     unrotated: tuple[str, str, int] | None = None
     scaling_types: tuple[str, ...] | None = None
@@ -95,7 +98,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(default_max_position_embeddings=2048),
     "mistral": Architecture(layer_types="window", default_window=4096, default_max_position_embeddings=131072),
     "mixtral": Architecture(
-        default_base=1_000_000.0, layer_types="window", default_max_position_embeddings=131072
+        default_base=1_000_000.0,
+        layer_types="window",
+        spell_head_dim=True,
+        default_max_position_embeddings=131072,
     ),
     "qwen2": Architecture(layer_types="from-layer", default_window=4096, default_max_position_embeddings=32768),
     "qwen3": Architecture(

@@ -50,6 +50,8 @@ def write_forms(
     if architecture.original_length_key is not None and legacy is not None:
         # Phi-3's 4.x class admits exactly these three keys, and its readers want `type`.
         legacy = {"type": legacy["rope_type"], **{key: legacy[key] for key in ("short_factor", "long_factor")}}
+    if architecture.spell_head_dim and patched.get("head_dim") is None:
+        put(patched, "head_dim", geometry.head_dim, ("num_attention_heads",))
     put(patched, "max_position_embeddings", max_position_embeddings, ())
     put(patched, architecture.base_key, base, ("rope_parameters", "rope_scaling"))
     if architecture.local_base_key is not None:

@@ -119,7 +119,7 @@ def _legend(labels: list[str]) -> tuple[list[str], int]:
     x, row = _LEFT, 0
     for number, label in enumerate(labels):
         shown = label if len(label) <= 60 else label[:59] + "…"
-        width = 44 + 7.4 * len(shown)
+        width = 56 + 7.6 * len(shown)
         if x > _LEFT and x + width > _WIDTH - _RIGHT:
             x, row = _LEFT, row + 1
         y = 52 + 22 * row

@@ -1,0 +1,131 @@
+"""The public Python API: the commands as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxforge import pipeline
+from ctxforge.check import CheckReport
+from ctxforge.check import check as check
+from ctxforge.recipe import ConversionRecipe, MethodChoice, OutputOptions, Scalar
+
+if TYPE_CHECKING:
+    from ctxforge.verify import VerifyReport, VerifySettings
+
+__all__ = ["CheckReport", "check", "extend", "inspect", "plan", "verify"]
+
+
+def extend(
+    source: str | Path,
+    *,
+    method: str,
+    to: str | int | None = None,
+    out: str | Path,
+    revision: str | None = None,
+    parameters: Mapping[str, Scalar] | None = None,
+    temperature: float | None = None,
+    original_length: str | int | None = None,
+    trained_length: str | int | None = None,
+    link: bool = False,
+    overwrite: bool = False,
+    checksum: bool = False,
+    progress: pipeline.Progress | None = None,
+) -> pipeline.Converted:
+    """Convert `source` to a longer context and write it to `out`.
+
+    Args:
+        source: a folder, a .gguf file, a Hub id, or "bundled".
+        method: a name of `ctxforge methods`.
+        to: target length, such as "64k", "8x" or 65536.
+        out: folder to write; must not exist unless `overwrite`.
+        revision: branch, tag or commit of a Hub source.
+        parameters: the method's own parameters.
+        temperature: replaces the method's temperature a.
+        original_length: start over from this trained length, dropping any scaling in force.
+        trained_length: the length that the source works at now, where its config doesn't tell.
+        link: hardlink untouched files.
+        overwrite: replace an existing output at the very end.
+        checksum: record the sha256 of copied weights too.
+        progress: called with (bytes done, bytes in all).
+
+    Raises:
+        CtxforgeError: with `cause`, `remedy` and `exit_code`; nothing is written under `out` then.
+    """
+    recipe = _recipe(source, revision, method, to, parameters, temperature, original_length, trained_length)
+    options = OutputOptions(out=Path(out), link=link, overwrite=overwrite, checksum=checksum)
+    return pipeline.extend(recipe, options, progress)
+
+
+def plan(
+    source: str | Path,
+    *,
+    method: str,
+    to: str | int | None = None,
+    revision: str | None = None,
+    parameters: Mapping[str, Scalar] | None = None,
+    temperature: float | None = None,
+    original_length: str | int | None = None,
+    trained_length: str | int | None = None,
+) -> pipeline.Conversion:
+    """What `extend` would do with the same arguments: planned, lowered and proved, nothing written.
+
+    Raises:
+        CtxforgeError: as `extend`.
+    """
+    return pipeline.plan(
+        _recipe(source, revision, method, to, parameters, temperature, original_length, trained_length)
+    )
+
+
+def inspect(source: str | Path, *, revision: str | None = None) -> pipeline.Inspection:
+    """What a checkpoint's RoPE really is, from its config and tensor headers alone.
+
+    Raises:
+        CtxforgeError: the source can't be read or is not understood.
+    """
+    return pipeline.inspect(str(source), revision=revision)
+
+
+def verify(
+    folder: str | Path,
+    *,
+    text: str,
+    source: str | Path | None = None,
+    settings: VerifySettings | None = None,
+) -> VerifyReport:
+    """Measure a converted checkpoint: perplexity by position, retrieval, and the difference to `source` on short text.
+
+    Args:
+        folder: the converted checkpoint.
+        text: at least as long as the target length, in tokens.
+        source: the checkpoint it was made from.
+        settings: lengths, buckets, needles, dtype; see `VerifySettings`.
+
+    Raises:
+        CtxforgeError: the checkpoint or the text won't do.
+    """
+    from ctxforge.measure import verify_folder
+
+    return verify_folder(Path(folder), text=text, source=None if source is None else str(source), settings=settings)
+
+
+def _recipe(
+    source: str | Path,
+    revision: str | None,
+    method: str,
+    to: str | int | None,
+    parameters: Mapping[str, Scalar] | None,
+    temperature: float | None,
+    original_length: str | int | None,
+    trained_length: str | int | None,
+) -> ConversionRecipe:
+    return ConversionRecipe(
+        source=str(source),
+        revision=revision,
+        method=MethodChoice(name=method, parameters=dict(parameters or {}), temperature=temperature),
+        to=to,
+        original_length=original_length,
+        trained_length=trained_length,
+    )
