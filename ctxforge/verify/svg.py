@@ -27,7 +27,7 @@ def document(width: float, height: float, title: str, description: str, parts: l
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-            f'height="{height:g}" role="img" aria-label="{escape(title)}">',
+            f'height="{height:g}" style="max-width:100%;height:auto" role="img" aria-label="{escape(title)}">',
             f"<title>{escape(title)}</title><desc>{escape(description)}</desc>",
             f"<style>{_style()}</style>",
             f'<rect x="0" y="0" width="{width:g}" height="{height:g}" class="paper"/>',
