@@ -53,7 +53,7 @@ def read_hub(repo: str, revision: str | None) -> Checkpoint:
         if cached is None:
             raise
         return _read_cached(cached, source)
-    return _read_online(repo, sha, sizes, source)
+    return _read_online(repo, revision, sha, sizes, source)
 
 
 def _api() -> Any:
@@ -62,7 +62,7 @@ def _api() -> Any:
     return HfApi(library_name="ctxforge")
 
 
-def _read_online(repo: str, sha: str, sizes: Mapping[str, int], source: str) -> Checkpoint:
+def _read_online(repo: str, revision: str | None, sha: str, sizes: Mapping[str, int], source: str) -> Checkpoint:
     sizes = dict(sorted(sizes.items()))
     layout = find_weights(sizes, source)
     if layout.weights == "gguf":
@@ -71,7 +71,7 @@ def _read_online(repo: str, sha: str, sizes: Mapping[str, int], source: str) -> 
     for name in wanted:
         if sizes[name] > MAX_JSON_BYTES:
             raise CheckpointError(f"{name} has {sizes[name]} bytes.", f"Use a repository with a sound {name}.")
-    root = _download_small(repo, sha, wanted)
+    root = _download_small(repo, revision, sha, wanted)
     mapping: dict[str, str] = {}
     if layout.index is not None:
         index, _ = read_json(root, layout.index)
@@ -87,11 +87,13 @@ def _read_online(repo: str, sha: str, sizes: Mapping[str, int], source: str) -> 
     return assemble(source, None, sha, layout, config, text, tensors, sizes, json_files)
 
 
-def _download_small(repo: str, sha: str, names: list[str]) -> Path:
+def _download_small(repo: str, revision: str | None, sha: str, names: list[str]) -> Path:
     """Bring small files into the Hugging Face cache and give the snapshot folder that they are in."""
     from huggingface_hub import hf_hub_download
 
     with hub_errors(repo, sha):
+        # Asking for one file by branch name makes the cache remember which commit the branch is, for offline use.
+        hf_hub_download(repo, names[0], revision=revision, library_name="ctxforge")
         paths = [Path(hf_hub_download(repo, name, revision=sha, library_name="ctxforge")) for name in names]
     return paths[0].parent
 
