@@ -22,6 +22,8 @@ JSON_SIDECARS = ("tokenizer_config.json", "generation_config.json", "ctxforge.js
 SHARD_PATTERN = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 """Names that loaders and the Hub take for shards of the main weights."""
 
+_BIN_SHARD_PATTERN = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
+
 _LEFT_FOLDERS = frozenset(
     {".git", ".cache", ".huggingface", "original", "onnx", "openvino", "coreml", "metal", "__pycache__", "runs"}
 )
@@ -184,7 +186,8 @@ def check_shards(shards: Iterable[str], names: Iterable[str], index: str) -> Non
         raise CheckpointError(
             f"The shard {missing[0]}{more} named in {index} is missing.", "Download the checkpoint again."
         )
-    extra = sorted(name for name in present - wanted if SHARD_PATTERN.fullmatch(name))
+    pattern = SHARD_PATTERN if index == INDEX else _BIN_SHARD_PATTERN
+    extra = sorted(name for name in present - wanted if pattern.fullmatch(name))
     if extra:
         raise CheckpointError(
             f"{extra[0]} looks like a shard of this model, but {index} does not name it.",
