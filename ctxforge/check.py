@@ -17,6 +17,7 @@ from ctxforge.pipeline import understand_checkpoint
 from ctxforge.provenance import FILE_NAME
 from ctxforge.rope import RopeGeometry, dialect_differences, read_rotations
 from ctxforge.rope.geometry import text_config
+from ctxforge.rope.reader import legacy_refusal
 
 Verdict = Literal["pass", "fail", "skip"]
 _INTEGERS = ("max_position_embeddings", "original_max_position_embeddings", "num_hidden_layers", "sliding_window")
@@ -87,6 +88,9 @@ def _rope(checkpoint: Checkpoint) -> tuple[RopeGeometry | None, Check]:
 
 
 def _dialects(inner: Mapping[str, Any], geometry: RopeGeometry) -> Check:
+    refused = legacy_refusal(inner, geometry.model_type)
+    if refused is not None:
+        return Check("dialects", "pass", f"transformers 5 reads it; 4.x refuses {refused} for this type, loudly")
     differences = dialect_differences(inner, geometry.model_type)
     if differences:
         return Check("dialects", "fail", "; ".join(differences))

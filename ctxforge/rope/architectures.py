@@ -45,6 +45,8 @@ class Architecture:
         nested: `rope_parameters` holds one dict a layer type.
         unrotated: config key of a list with 0 for layers without RoPE, and of the interval that stands in for it.
         scaling_types: the RoPE types that the config class admits; None for all.
+        legacy_types, legacy_keys: the types, and exactly the keys, that transformers 4.57 admits in `rope_scaling`; None
+            for no such limit. A type outside makes 4.57 refuse the whole config, loudly.
         original_length_key: the trained length stands at top level and overrides the dict's (Phi-3).
         default_scaling: the scaling in force when the config is silent (gpt-oss).
         query, query_norm: the tensors that a folded temperature scales; the norm wins where it exists, because it
@@ -69,6 +71,8 @@ class Architecture:
     nested: bool = False
     unrotated: tuple[str, str, int] | None = None
     scaling_types: tuple[str, ...] | None = None
+    legacy_types: tuple[str, ...] | None = None
+    legacy_keys: tuple[str, ...] | None = None
     original_length_key: str | None = None
     default_original_length: int | None = None
     default_max_position_embeddings: int | None = None
@@ -115,6 +119,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         layer_types="window",
         fraction_key="partial_rotary_factor",
         scaling_types=("default", "longrope"),
+        legacy_types=("longrope",),
+        legacy_keys=("type", "short_factor", "long_factor"),
         original_length_key="original_max_position_embeddings",
         default_original_length=4096,
         default_max_position_embeddings=4096,
@@ -146,6 +152,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         query_norm=QueryTensor(("self_attn.q_layernorm.norms.{head}.weight",), "shared", when="qk_layernorm"),
     ),
     "olmo2": Architecture(
+        legacy_types=("linear", "dynamic"),
+        legacy_keys=("type", "factor"),
         default_max_position_embeddings=2048, query_norm=QueryTensor(("self_attn.q_norm.weight",))
     ),
     "smollm3": Architecture(

@@ -46,10 +46,7 @@ def write_forms(
         if fraction is not None:
             entries["partial_rotary_factor"] = fraction
         modern[layer_type or ""] = entries
-    legacy: RopeDict | None = None if main_form.type == "default" else rope_dict(main_form)
-    if architecture.original_length_key is not None and legacy is not None:
-        # Phi-3's 4.x class admits exactly these three keys, and its readers want `type`.
-        legacy = {"type": legacy["rope_type"], **{key: legacy[key] for key in ("short_factor", "long_factor")}}
+    legacy = _legacy_dict(main_form, architecture)
     if architecture.spell_head_dim and patched.get("head_dim") is None:
         put(patched, "head_dim", geometry.head_dim, ("num_attention_heads",))
     put(patched, "max_position_embeddings", max_position_embeddings, ())
@@ -68,6 +65,20 @@ def write_forms(
         # 5.x lets a top-level value override the dict's: a left-over one would be wrong now.
         patched.pop(ORIGINAL_KEY, None)
     return patched
+
+
+def _legacy_dict(form: RopeForm, architecture: Architecture) -> RopeDict | None:
+    """`rope_scaling` for 4.x: cut to the keys that a strict class admits. A type that it refuses is written whole: a
+    loud refusal beats a model that loads without its scaling.
+    """
+    if form.type == "default":
+        return None
+    entries = rope_dict(form)
+    strict = architecture.legacy_keys is not None and form.type in (architecture.legacy_types or ())
+    if not strict:
+        return entries
+    entries["type"] = form.type
+    return {key: entries[key] for key in architecture.legacy_keys or ()}
 
 
 def _fraction(config: Mapping[str, Any], architecture: Architecture) -> float | None:

@@ -18,7 +18,7 @@ from ctxforge.errors import CtxforgeError, UnsupportedError
 from ctxforge.rope.architectures import ARCHITECTURES, Architecture
 from ctxforge.rope.dialects import write_forms
 from ctxforge.rope.fold import fold_temperature
-from ctxforge.rope.reader import ORIGINAL_KEY, Table, read_rotations
+from ctxforge.rope.reader import DIALECTS, ORIGINAL_KEY, Table, legacy_refusal, read_rotations
 from ctxforge.rope.types import GroupPlan, RopeForm, RopeGeometry, RopePlan
 
 _EXACT = 1e-9
@@ -83,6 +83,9 @@ def lower(
         if folded[group.layer_type] != 1.0:
             edits += fold_temperature(geometry, inner, tensors, group.layers, group.rotated_dims, factor)
         notes += _notes(form, factor, len(edits))
+    refused = legacy_refusal(patched, geometry.model_type)
+    if refused is not None:
+        notes.append(f"transformers 4.x refuses the rope type {refused} for {geometry.model_type}: load with 5.x")
     return Lowered(_replace(config, geometry.config_path, patched), tuple(edits), folded, tuple(notes))
 
 
@@ -102,14 +105,17 @@ def _choose(
         trial = write_forms(
             config, geometry, architecture, {**forms, group.layer_type: (form, base)}, longest, plan.original_length
         )
-        if all(_matches(trial, geometry.model_type, dialect, group, form) for dialect in _DIALECTS):
+        dialects = readable_dialects(trial, geometry.model_type)
+        if all(_matches(trial, geometry.model_type, dialect, group, form) for dialect in dialects):
             return form, base
     raise UnsupportedError(
         f"no rope type that {geometry.model_type} reads expresses this plan", "choose another method (ctxforge methods)"
     )
 
 
-_DIALECTS = ("transformers 5", "transformers 4")
+def readable_dialects(config: Mapping[str, Any], model_type: str) -> tuple[str, ...]:
+    """The dialects that read this config at all; transformers 4.57 refuses some types of some architectures loudly."""
+    return DIALECTS[:1] if legacy_refusal(config, model_type) is not None else DIALECTS
 
 
 def _matches(config: Mapping[str, Any], model_type: str, dialect: str, group: GroupPlan, form: RopeForm) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ctxforge.errors import InternalError
 from ctxforge.rope.geometry import text_config
-from ctxforge.rope.lower import Lowered, worst_difference
-from ctxforge.rope.reader import DIALECTS, read_rotations
+from ctxforge.rope.lower import Lowered, readable_dialects, worst_difference
+from ctxforge.rope.reader import read_rotations
 from ctxforge.rope.types import RopePlan
 
 TOLERANCE = 1e-6
@@ -16,7 +16,7 @@ _REMEDY = "nothing was written; please report this with the command and the conf
 
 
 def prove(plan: RopePlan, lowered: Lowered, config: Mapping[str, Any]) -> dict[str, float]:
-    """Compare the plan with `config` as each dialect reads it; `config` is what will be written, parsed again.
+    """Compare the plan with `config` as each dialect that accepts it reads it; `config` is what will be written, parsed again.
 
     Returns:
         The largest relative difference in frequency over all tables, by dialect.
@@ -26,7 +26,7 @@ def prove(plan: RopePlan, lowered: Lowered, config: Mapping[str, Any]) -> dict[s
     """
     model_type, inner = text_config(config)
     differences = {}
-    for dialect in DIALECTS:
+    for dialect in readable_dialects(inner, model_type):
         tables = read_rotations(inner, model_type, dialect)
         worst = 0.0
         for group in plan.groups:

@@ -243,11 +243,23 @@ def _even(dims: int) -> int:
     return dims
 
 
+def legacy_refusal(config: Mapping[str, Any], model_type: str) -> str | None:
+    """The scaling type that makes transformers 4.57 refuse a text model's config outright; None when it reads it."""
+    admitted = ARCHITECTURES[model_type].legacy_types
+    legacy = fields.table(config, "rope_scaling")
+    if admitted is None or legacy is None:
+        return None
+    rope_type = _rope_type(legacy)
+    return None if rope_type in admitted else rope_type
+
+
 def dialect_differences(config: Mapping[str, Any], model_type: str) -> list[str]:
     """How the two dialects of one text model's config differ, one line each; empty when they agree to 1e-6.
 
-    A dialect that can't be read at all is a difference too.
+    A dialect that can't be read at all is a difference too; one that refuses loudly (`legacy_refusal`) is not.
     """
+    if legacy_refusal(config, model_type) is not None:
+        return []
     readings: list[dict[str | None, Table]] = []
     for dialect in DIALECTS:
         try:
