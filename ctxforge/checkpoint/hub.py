@@ -13,8 +13,8 @@ from typing import Any
 from ..errors import CheckpointError, CtxforgeError, HubError, UsageError
 from .header import MAX_HEADER_BYTES, header_length, parse_header, read_header
 from .jsonio import MAX_JSON_BYTES, ascii_name
-from .layout import CONFIG, JSON_SIDECARS, Layout, check_shards, find_weights, index_files, unsupported_hub_gguf
-from .local import assemble, collect_tensors, read_json, read_local
+from .layout import CONFIG, JSON_SIDECARS, find_weights, unsupported_hub_gguf
+from .local import assemble, collect_tensors, read_local, resolve_layout
 from .types import Checkpoint, TensorInfo
 
 _FIRST_READ = 100_000
@@ -72,19 +72,11 @@ def _read_online(repo: str, revision: str | None, sha: str, sizes: Mapping[str, 
         if sizes[name] > MAX_JSON_BYTES:
             raise CheckpointError(f"{name} has {sizes[name]} bytes.", f"Use a repository with a sound {name}.")
     root = _download_small(repo, revision, sha, wanted)
-    mapping: dict[str, str] = {}
-    if layout.index is not None:
-        index, _ = read_json(root, layout.index)
-        mapping = index_files(index, layout.index, ".safetensors" if layout.weights == "safetensors" else ".bin")
-        shards = tuple(sorted(set(mapping.values())))
-        check_shards(shards, sizes, layout.index)
-        layout = Layout(layout.weights, shards, layout.index)
-    config, text = read_json(root, CONFIG)
-    json_files = {name: read_json(root, name, bounded_ints=False)[0] for name in JSON_SIDECARS if name in sizes}
+    layout, mapping = resolve_layout(root, sizes, source)
     tensors: dict[str, TensorInfo] = {}
     if layout.weights == "safetensors":
         tensors = collect_tensors(_headers(repo, sha, layout.files, sizes), mapping)
-    return assemble(source, None, sha, layout, config, text, tensors, sizes, json_files)
+    return assemble(source, None, sha, layout, tensors, sizes, root)
 
 
 def _download_small(repo: str, revision: str | None, sha: str, names: list[str]) -> Path:

@@ -129,15 +129,10 @@ def read_local(root: Path, *, source: str | None = None, revision: str | None = 
         from .gguf import read_gguf
 
         return read_gguf(root / layout.files[0], source=source)
-    config, text = read_json(root, CONFIG)
     tensors: dict[str, TensorInfo] = {}
     if layout.weights == "safetensors":
         tensors = collect_tensors({name: read_header(root / name, name).tensors for name in layout.files}, mapping)
-    return assemble(source, root, revision, layout, config, text, tensors, names, _sidecars(root, names))
-
-
-def _sidecars(root: Path, names: Mapping[str, int]) -> dict[str, Mapping[str, Any]]:
-    return {name: read_json(root, name, bounded_ints=False)[0] for name in JSON_SIDECARS if name in names}
+    return assemble(source, root, revision, layout, tensors, names, root)
 
 
 def assemble(
@@ -145,13 +140,20 @@ def assemble(
     root: Path | None,
     revision: str | None,
     layout: Layout,
-    config: Mapping[str, Any],
-    text: str,
     tensors: Mapping[str, TensorInfo],
     sizes: Mapping[str, int],
-    json_files: Mapping[str, Mapping[str, Any]],
+    small: Path,
 ) -> Checkpoint:
-    """Put a Checkpoint together from its parts, dividing the files into those carried and those left behind."""
+    """Put a Checkpoint together: read its JSON files in `small`, divide the rest into what is carried and what stays.
+
+    Args:
+        source, root, revision, tensors: as in Checkpoint.
+        layout: the weights.
+        sizes: all files with their sizes.
+        small: the folder that holds config.json and the sidecars.
+    """
+    config, text = read_json(small, CONFIG)
+    sidecars = {name: read_json(small, name, bounded_ints=False) for name in JSON_SIDECARS if name in sizes}
     weights = {*layout.files, *([layout.index] if layout.index else [])}
     carried = {name: size for name, size in sizes.items() if name in weights or not stays_behind(name)}
     return Checkpoint(
@@ -163,9 +165,10 @@ def assemble(
         config_text=text,
         tensors=tensors,
         files=tuple(FileInfo(name, size) for name, size in carried.items()),
-        json_files=json_files,
+        json_files={name: value for name, (value, _) in sidecars.items()},
         ignored=tuple(FileInfo(name, size) for name, size in sizes.items() if name not in carried),
         weight_files=layout.files,
+        json_texts={name: found for name, (_, found) in sidecars.items()},
     )
 
 

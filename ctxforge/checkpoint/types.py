@@ -70,6 +70,7 @@ class Checkpoint:
         tensors: the tensors by name, ordered by file and offset; empty unless `weights` is safetensors.
         files: the files that belong to the checkpoint: weights, and the sidecars that a converted checkpoint carries.
         json_files: the parsed sidecars of `JSON_SIDECARS` that are present.
+        json_texts: their exact texts, for `dump_json_like`.
         ignored: files beside them that a converted checkpoint doesn't carry (weights in other formats, training state).
         weight_files: the names of the weight files, in order.
     """
@@ -85,6 +86,7 @@ class Checkpoint:
     json_files: Mapping[str, Mapping[str, Any]]
     ignored: tuple[FileInfo, ...] = ()
     weight_files: tuple[str, ...] = ()
+    json_texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shards(self) -> tuple[str, ...]:
