@@ -106,7 +106,7 @@ def verify(
     Raises:
         CtxforgeError: the checkpoint or the text won't do.
     """
-    from ctxforge.measure import verify_folder
+    from ctxforge.verification import verify_folder
 
     return verify_folder(Path(folder), text=text, source=None if source is None else str(source), settings=settings)
 

@@ -78,37 +78,47 @@ class Output:
         click.secho(f"Warning: {text}", err=True, fg="yellow")
 
     @contextmanager
-    def progress(self, label: str, unit: str = "bytes") -> Iterator[Callable[[int, int], None]]:
-        """A progress callback `(done, total)`: a bar on a terminal once the work exceeds two seconds, else sparse lines."""
+    def steps(self, unit: str = "steps") -> Iterator[Callable[[str, int, int], None]]:
+        """A progress callback `(what, done, total)`: a bar on a terminal after two seconds, sparse lines elsewhere."""
         if self.quiet or os.environ.get("CTXFORGE_NO_PROGRESS"):
-            yield lambda _done, _total: None
+            yield lambda _what, _done, _total: None
+            return
+        if not sys.stderr.isatty():
+            yield _sparse_lines()
             return
         start = time.monotonic()
-        if not sys.stderr.isatty():
-            last = [start]
-
-            def line(done: int, total: int) -> None:
-                if time.monotonic() - last[0] > _LINE_EVERY:
-                    last[0] = time.monotonic()
-                    click.echo(f"{label}: {100 * done // max(total, 1)} %", err=True)
-
-            yield line
-            return
         shown: list[Any] = []
 
-        def bar(done: int, total: int) -> None:
+        def bar(what: str, done: int, total: int) -> None:
             if not shown:
                 if time.monotonic() - start < _QUIET_FOR:
                     return
-                shown.append(_start_bar(label, unit, total))
+                shown.append(_start_bar(what, unit, total))
             progress, task = shown[0]
-            progress.update(task, completed=done, total=total)
+            progress.update(task, description=what, completed=done, total=total)
 
         try:
             yield bar
         finally:
             for progress, _task in shown:
                 progress.stop()
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """A progress callback `(bytes done, bytes in all)`."""
+        with self.steps("bytes") as step:
+            yield lambda done, total: step(label, done, total)
+
+
+def _sparse_lines() -> Callable[[str, int, int], None]:
+    last = [time.monotonic()]
+
+    def line(what: str, done: int, total: int) -> None:
+        if time.monotonic() - last[0] > _LINE_EVERY:
+            last[0] = time.monotonic()
+            click.echo(f"{what}: {100 * done // max(total, 1)} %", err=True)
+
+    return line
 
 
 def _start_bar(label: str, unit: str, total: int) -> tuple[Any, Any]:
