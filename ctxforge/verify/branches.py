@@ -27,6 +27,8 @@ from ctxforge.errors import InternalError, UnsupportedError
 ATTENTION_NAME = "ctxforge_branches"
 # Entries of a block's score matrix, all heads together: 256 MB in float32.
 _BLOCK_ENTRIES = 1 << 26
+# Rows whose mask is evaluated at once: a window's band is then little wider than the window.
+_MASK_ROWS = 512
 
 MaskFunction = Callable[..., torch.Tensor]
 
@@ -155,7 +157,7 @@ def attend(
         before = torch.arange(group.sees, device=query.device)
         at = torch.cat([before, group.virtual])
         owner = torch.cat([torch.full_like(before, -1), group.owner])
-        for block in _blocks(group.stop - group.start, query.shape[1], at.numel()):
+        for block in _steps(group.stop - group.start, _MASK_ROWS):
             mine = group.owner[block, None]
             mask = _evaluate(attention_mask, group.virtual[block], at) & ((owner == -1) | (owner == mine))
             parts.append(core(query[:, :, rows][:, :, block], seen_key, seen_value, mask))
@@ -175,6 +177,11 @@ class _Core:
         return self.softcap is None and self.sinks is None
 
     def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        heads, rows = query.shape[1:3]
+        out = [self._block(query[:, :, block], key, value, mask[block]) for block in _blocks(rows, heads, key.shape[2])]
+        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+    def _block(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         _, heads, rows, width = query.shape
         shared = key.shape[1]
         # Query heads that share a key head become more rows of it: no copy of the keys, and no kernel that must know.
@@ -210,7 +217,7 @@ def _context_rows(
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=core.scale, enable_gqa=shared)
     at = torch.arange(context, device=query.device)
     parts = []
-    for block in _blocks(context, query.shape[1], context, most=512):
+    for block in _steps(context, _MASK_ROWS):
         mask = _evaluate(rule, at[block], at[: block.stop])
         # A window sees a band: the keys before it need not be multiplied.
         low = int(mask.any(0).to(torch.uint8).argmax())
@@ -219,10 +226,12 @@ def _context_rows(
     return torch.cat(parts, dim=2)
 
 
-def _blocks(rows: int, heads: int, keys: int, most: int | None = None) -> Iterator[slice]:
-    step = max(1, _BLOCK_ENTRIES // (heads * keys))
-    if most is not None:
-        step = min(step, most)
+def _blocks(rows: int, heads: int, keys: int) -> Iterator[slice]:
+    """Blocks of rows whose scores stay within `_BLOCK_ENTRIES`."""
+    return _steps(rows, max(1, _BLOCK_ENTRIES // (heads * keys)))
+
+
+def _steps(rows: int, step: int) -> Iterator[slice]:
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 

@@ -26,7 +26,7 @@ class SlicedHead:
         slice_rows: rows in one slice; memory is a few times slice_rows · V · 4 bytes.
     """
 
-    def __init__(self, model: Any, slice_rows: int = 1024) -> None:
+    def __init__(self, model: Any, slice_rows: int = 256) -> None:
         self.model = model
         self.decoder = model.get_decoder()
         self.slice_rows = slice_rows

@@ -38,7 +38,7 @@ class OnePass:
         prefix_invariant: whether one long pass contains the losses of the shorter ones.
     """
 
-    def __init__(self, model: Any, head_slice: int = 1024, *, longest: int = 0) -> None:
+    def __init__(self, model: Any, head_slice: int = 256, *, longest: int = 0) -> None:
         self.model = model
         self.head = SlicedHead(model, head_slice)
         self.device: torch.device = model.device

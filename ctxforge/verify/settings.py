@@ -22,7 +22,8 @@ class VerifySettings:
         seeds: haystacks, each with its own needles, values and stretch of text.
         dtype: "float32", "bfloat16" or "float16", for every model of the comparison.
         device: "auto" (a GPU if torch sees one), or a torch device such as "cpu" or "cuda:0".
-        head_slice: rows of hidden states that go through the output head at a time.
+        head_slice: rows of hidden states that go through the output head at a time. 256 keeps the logits of a
+            vocabulary of 128k at 134 MB and costs no time against larger slices.
         retrieval: whether the retrieval grid is measured.
         source_curve: whether the source is measured up to the target too, so that its collapse shows.
         short_windows: most windows of the trained length in the short-context comparison.
@@ -36,7 +37,7 @@ class VerifySettings:
     seeds: int = 2
     dtype: str = "float32"
     device: str = "auto"
-    head_slice: int = 1024
+    head_slice: int = 256
     retrieval: bool = True
     source_curve: bool = True
     short_windows: int = 4

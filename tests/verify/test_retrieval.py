@@ -67,6 +67,17 @@ def test_branch_rows_equal_one_forward_a_cell(name: str) -> None:
     assert model.config._attn_implementation == before
 
 
+@pytest.mark.parametrize("name", ["llama yarn, grouped heads", "gemma2, soft caps and windows", "mistral, window"])
+def test_small_blocks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, changes = MODELS[name]
+    runner = OnePass(tiny(kind, **changes))
+    stack = haystack()
+    whole = [a.nll for a in retrieval.answers(runner, stack, retrieval.BRANCH_ROWS)]
+    monkeypatch.setattr(branches, "_BLOCK_ENTRIES", 3000)
+    monkeypatch.setattr(branches, "_MASK_ROWS", 7)
+    assert [a.nll for a in retrieval.answers(runner, stack, retrieval.BRANCH_ROWS)] == pytest.approx(whole, abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3_text"])
 def test_cached_prefill_equals_one_forward_a_cell(kind: str) -> None:
     changes = {"llama": {"rope_parameters": YARN}}.get(kind, {"sliding_window": 24, "head_dim": 16})
