@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from ..errors import CheckpointError
 from .files import BLOCK, open_regular, reading
 from .staging import FILE_MODE
 
-COPY_CHUNK = 64 * 1024 * 1024
-"""Bytes that the kernel copies between two progress reports."""
+COPY_CHUNK = 16 * 1024 * 1024
+"""Bytes that the kernel copies between two progress reports; the disk starts on them while the next are copied."""
+
+Rewrite = tuple[int, int, Callable[[int, int], None]]
+"""A range of a file that isn't copied: its start, its end, and what writes it, given the two open files."""
+
+_WORTH_STARTING = 1024 * 1024  # below this, the system call costs more than it gains
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
@@ -31,17 +37,19 @@ def materialise(
     link: bool,
     advance: Callable[[int], None],
     before_copy: Callable[[], None] = lambda: None,
+    rewrites: Sequence[Rewrite] = (),
 ) -> str:
-    """Make `target` hold what `source` holds.
+    """Make `target` hold what `source` holds, with some ranges rewritten.
 
     Args:
         source: the file; links are resolved first, so that a Hugging Face cache's blob is cloned or linked.
         target: a path that doesn't exist yet, in a folder that does.
         name: the file's name for messages.
         size: the size that the source had when it was read.
-        link: hardlink where blocks can't be shared.
+        link: hardlink where blocks can't be shared; not where something is rewritten.
         advance: called with the bytes done, as they are done.
         before_copy: called before bytes are really copied, to check that there is space.
+        rewrites: the ranges that get other contents, in order and disjoint.
 
     Returns:
         "cloned", "linked" or "copied".
@@ -56,17 +64,29 @@ def materialise(
     with open_regular(source, name) as reader:
         if os.fstat(reader).st_size != size:
             raise _changed(name)
-        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        writer = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
             cloned = _clone(reader, writer)
-            if not cloned and not (link and _link(source, target)):
+            if not cloned and link and not rewrites and _link(source, target):
+                advance(size)
+                return "linked"
+            if not cloned:
                 before_copy()
-                copy_contents(reader, writer, name, size, advance)
-                return "copied"
+            done = 0
+            for start, stop, rewrite in rewrites:
+                # In the order of the file, so that every byte goes to the disk once.
+                if not cloned:
+                    copy_range(reader, writer, name, done, start, advance)
+                rewrite(reader, writer)
+                advance(stop - (done if cloned else start))
+                done = stop
+            if not cloned:
+                copy_range(reader, writer, name, done, size, advance)
+            else:
+                advance(size - done)
         finally:
             os.close(writer)
-    advance(size)
-    return "cloned" if cloned else "linked"
+    return "cloned" if cloned else "copied"
 
 
 def _changed(name: str) -> CheckpointError:
@@ -97,36 +117,65 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def copy_contents(reader: int, writer: int, name: str, size: int, advance: Callable[[int], None]) -> None:
-    """Copy `size` bytes in the kernel where it can, else through a small buffer.
+def copy_range(
+    reader: int, writer: int, name: str, start: int, stop: int, advance: Callable[[int], None] = lambda _: None
+) -> None:
+    """Copy the bytes from `start` to `stop`, in the kernel where it can, else through a small buffer.
 
     Raises:
         CheckpointError: the source ends early.
         OSError: writing failed.
     """
-    done = 0
+    position = start
     kernel_copy = getattr(os, "copy_file_range", None)
-    while kernel_copy is not None and done < size:
+    while kernel_copy is not None and position < stop:
         try:
-            count = kernel_copy(reader, writer, min(COPY_CHUNK, size - done), done, done)
+            count = kernel_copy(reader, writer, min(COPY_CHUNK, stop - position), position, position)
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY:
                 raise
             break
         if count == 0:
             break
-        done += count
+        start_writeback(writer, position, count)
+        position += count
         advance(count)
-    if done < size:
-        buffer = memoryview(bytearray(BLOCK))
-        while done < size:
+    if position < stop:
+        buffer = memoryview(bytearray(min(BLOCK, stop - position)))
+        while position < stop:
             with reading(name):
-                count = os.preadv(reader, [buffer[: min(BLOCK, size - done)]], done)
+                count = os.preadv(reader, [buffer[: stop - position]], position)
             if count == 0:
                 raise _changed(name)
-            pwrite_all(writer, buffer[:count], done)
-            done += count
+            pwrite_all(writer, buffer[:count], position)
+            start_writeback(writer, position, count)
+            position += count
             advance(count)
+
+
+def start_writeback(writer: int, start: int, count: int) -> None:
+    """Let the disk begin with these bytes now, so that the fsync at the end finds little left; waits for nothing."""
+    if count >= _WORTH_STARTING:
+        starter = _sync_file_range()
+        if starter is not None:
+            starter(writer, start, count)
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int], None] | None:
+    """Linux's sync_file_range with SYNC_FILE_RANGE_WRITE; None elsewhere."""
+    import ctypes
+
+    try:
+        function = ctypes.CDLL(None).sync_file_range
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+    def start(writer: int, position: int, count: int) -> None:
+        function(writer, position, count, 2)  # a hint: its result doesn't matter
+
+    return start
 
 
 def pwrite_all(writer: int, data: memoryview | bytes, offset: int) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, UnsupportedError, UsageError
-from .dtypes import DTYPE_BITS, EDITABLE_DTYPES
-from .files import BLOCK, descriptor_sha256, pread_exact
+from .dtypes import EDITABLE_DTYPES
+from .files import open_regular, pread_exact, reading
 from .jsonio import ascii_name
-from .materialise import pwrite_all
+from .materialise import Rewrite, pwrite_all, start_writeback
 from .types import ScaleRows, TensorInfo
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[floating[Any]]
+
+SCALE_BLOCK = 512 * 1024
+"""Bytes scaled at once: small enough that the float32 copies stay in the processor's cache (4 times faster)."""
 
 
 @dataclass(frozen=True)
@@ -81,27 +86,28 @@ def plan_patches(edits: Iterable[ScaleRows], tensors: Mapping[str, TensorInfo]) 
     return {file: tuple(sorted(found, key=lambda patch: patch.info.start)) for file, found in files.items()}
 
 
-def apply_patch(file: int, patch: Patch) -> str:
-    """Edit one tensor of an open shard in place and give the SHA-256 of its whole new data.
-
-    Args:
-        file: a descriptor open for reading and writing, of a private copy of the shard.
-        patch: the tensor and its edits.
-
-    Raises:
-        CheckpointError: a finite weight would overflow its dtype.
-        OSError: reading or writing failed.
-    """
-    width = DTYPE_BITS[patch.info.dtype] // 8
+def rewrites(patch: Patch) -> Iterator[Rewrite]:
+    """The edited ranges of a tensor's file, each with what writes it."""
     for first, last, factor, offset in patch.pieces:
-        position = patch.info.start + first * patch.row_bytes
-        end = patch.info.start + last * patch.row_bytes
-        while position < end:
-            # Half of BLOCK: the float32 or float64 copies of a 16-bit block are two to four times as large.
-            data = pread_exact(file, min(BLOCK // 2 // width * width, end - position), position, patch.info.file)
-            pwrite_all(file, scale_block(data, patch.info.dtype, factor, offset, patch.info.name), position)
-            position += len(data)
-    return descriptor_sha256(file, patch.info.start, patch.info.end)
+        start = patch.info.start + first * patch.row_bytes
+        stop = patch.info.start + last * patch.row_bytes
+        if start < stop:
+            yield start, stop, partial(_scale_range, patch.info, start, stop, factor, offset)
+
+
+def _scale_range(
+    info: TensorInfo, start: int, stop: int, factor: float, offset: float, reader: int, writer: int
+) -> None:
+    """Write the scaled elements of one range of the file `reader` to the same place of `writer`."""
+    for position in range(start, stop, SCALE_BLOCK):
+        with reading(info.file):
+            data = pread_exact(reader, min(SCALE_BLOCK, stop - position), position, info.file)
+        pwrite_all(writer, scale_block(data, info.dtype, factor, offset, info.name), position)
+    start_writeback(writer, start, stop - start)
+
+
+_LIMITS = {"F64": 1.7e308, "F32": 3.4028235e38, "F16": 65519.0, "BF16": 3.395e38}
+"""Magnitudes below which rounding to the dtype can't give an infinity; above them, each element is looked at."""
 
 
 def scale_block(data: bytes, dtype: str, factor: float, offset: float, name: str) -> bytes:
@@ -112,19 +118,21 @@ def scale_block(data: bytes, dtype: str, factor: float, offset: float, name: str
     """
     import numpy as np
 
-    values = decode(data, dtype)
-    wide: Any = values.astype(np.float64 if offset or dtype in ("F32", "F64") else np.float32)
+    result: Any = decode(data, dtype).astype(np.float64 if offset or dtype in ("F32", "F64") else np.float32)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        # A Python scalar takes the array's precision (NEP 50), as a torch scalar does.
-        result: Array = factor * (wide + offset) - offset if offset else wide * factor
+        # In place, since memory traffic is the cost. A Python scalar takes the array's precision (NEP 50), as in torch.
+        if offset:
+            result += offset
+        result *= factor
+        if offset:
+            result -= offset
+        suspect = result.size and not (-_LIMITS[dtype] < result.min() and result.max() < _LIMITS[dtype])
         out = encode(result, dtype)
-        if not np.isfinite(result).all() or not np.isfinite(decode(out, dtype)).all():
-            lost = np.isfinite(values) & ~np.isfinite(decode(out, dtype))
-            if lost.any():
-                raise CheckpointError(
-                    f"Scaling {ascii_name(name)} by {factor:g} overflows {dtype}.",
-                    "Convert the checkpoint to BF16 or F32 first, or use options that leave the weights alone.",
-                )
+        if suspect and (np.isfinite(decode(data, dtype)) & ~np.isfinite(decode(out, dtype))).any():
+            raise CheckpointError(
+                f"Scaling {ascii_name(name)} by {factor:g} overflows {dtype}.",
+                "Convert the checkpoint to BF16 or F32 first, or use options that leave the weights alone.",
+            )
     return out
 
 
@@ -133,7 +141,9 @@ def decode(data: bytes, dtype: str) -> Array:
     import numpy as np
 
     if dtype == "BF16":
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        bits = np.frombuffer(data, "<u2").astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32)
     return np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype])
 
 
@@ -145,12 +155,16 @@ def encode(values: Array, dtype: str) -> bytes:
         return values.astype({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).tobytes()
     bits = values.astype("<f4").view("<u4")
     # Adding half an ulp, less one where the kept part is even, carries exactly when the nearest-even value is above.
-    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
+    rounding = bits >> np.uint32(16)
+    rounding &= np.uint32(1)
+    rounding += np.uint32(0x7FFF)
+    rounding += bits
+    rounding >>= np.uint32(16)
     nan = np.isnan(values)
     if nan.any():
         # The carry could turn a NaN into an infinity or wrap it to zero: keep its top bits and make it quiet.
-        rounded[nan] = ((bits[nan] >> np.uint32(16)) | np.uint32(0x0040)).astype("<u2")
-    return rounded.tobytes()
+        rounding[nan] = (bits[nan] >> np.uint32(16)) | np.uint32(0x0040)
+    return rounding.astype("<u2").tobytes()
 
 
 def read_tensor_bytes(root: str | os.PathLike[str], info: TensorInfo) -> bytes:
@@ -160,10 +174,6 @@ def read_tensor_bytes(root: str | os.PathLike[str], info: TensorInfo) -> bytes:
         CheckpointError: the file is missing or too short.
         ResourceError: it can't be read.
     """
-    from pathlib import Path
-
-    from .files import open_regular, reading
-
     with open_regular(Path(root) / info.file, info.file) as file, reading(info.file):
         return pread_exact(file, info.nbytes, info.start, info.file)
 

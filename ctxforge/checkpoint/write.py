@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InternalError, ResourceError, UsageError
-from .files import file_sha256, human_bytes, reading
+from .files import descriptor_sha256, file_sha256, human_bytes, open_regular, reading
 from .layout import CONFIG, safe_name
 from .materialise import materialise
-from .patch import Patch, apply_patch, plan_patches
+from .patch import Patch, plan_patches, rewrites
 from .staging import commit, free_bytes, locked, staged, sync_tree, write_new
 from .types import Checkpoint, Edits, Progress, WriteEstimate, WriteReport
 
@@ -65,8 +65,8 @@ def estimate_write(checkpoint: Checkpoint, edits: Edits, out: Path) -> WriteEsti
         download = missing_bytes(checkpoint)
     return WriteEstimate(
         bytes_to_download=download,
-        bytes_to_read=work.total + edited + hashed,
-        bytes_to_write=work.total + edited + sum(map(len, work.files.values())),
+        bytes_to_read=work.total + hashed,
+        bytes_to_write=work.total + sum(map(len, work.files.values())),
         tensor_bytes_edited=edited,
         patched=tuple(work.patches),
         copied=tuple(name for name in work.carried if name not in work.patches),
@@ -234,17 +234,19 @@ def _carry(
             target,
             name,
             sizes[name],
-            link=link and not patches,
+            link=link,
             advance=tally.advance,
             before_copy=lambda: _check_space(staging, tally, needed),
+            rewrites=[part for patch in patches for part in rewrites(patch)],
         )
         tally.how[how].append(name)
-        if how == "copied":
-            tally.read += sizes[name]
-            tally.written += sizes[name]
-            tally.tensor_written += sizes[name] if name in shards else 0
+        edited = sum(patch.edited_bytes for patch in patches)
+        moved = sizes[name] if how == "copied" else edited
+        tally.read += moved
+        tally.written += moved
+        tally.tensor_written += moved if name in shards else 0
         if patches:
-            _patch(target, patches, tally)
+            _hash_tensors(target, name, patches, tally)
 
 
 def _check_space(staging: Path, tally: _Tally, needed: int) -> None:
@@ -258,16 +260,11 @@ def _check_space(staging: Path, tally: _Tally, needed: int) -> None:
         )
 
 
-def _patch(target: Path, patches: tuple[Patch, ...], tally: _Tally) -> None:
-    file = os.open(target, os.O_RDWR | os.O_CLOEXEC)
-    try:
+def _hash_tensors(target: Path, name: str, patches: tuple[Patch, ...], tally: _Tally) -> None:
+    with open_regular(target, name) as file, reading(name):
         for patch in patches:
-            tally.tensor_sha256[patch.info.name] = apply_patch(file, patch)
-            tally.read += patch.edited_bytes + patch.info.nbytes
-            tally.written += patch.edited_bytes
-            tally.tensor_written += patch.edited_bytes
-    finally:
-        os.close(file)
+            tally.tensor_sha256[patch.info.name] = descriptor_sha256(file, patch.info.start, patch.info.end)
+            tally.read += patch.info.nbytes
 
 
 def _hash(staging: Path, work: _Work, checkpoint: Checkpoint, tally: _Tally, *, checksum: bool) -> None:

@@ -323,7 +323,7 @@ def test_too_little_space_is_seen_before_copying(tmp_path: Path, monkeypatch: py
     build(tmp_path / "src")
     monkeypatch.setattr(materialise, "_clone", lambda *_: False)
     monkeypatch.setattr(write, "free_bytes", lambda _: 100)
-    monkeypatch.setattr(materialise, "copy_contents", lambda *_: pytest.fail("copied"))
+    monkeypatch.setattr(materialise, "copy_range", lambda *_: pytest.fail("copied"))
     refused(tmp_path, Edits({}), ResourceError, "Out of disk space in .* are needed, 100 B are free")
 
 
