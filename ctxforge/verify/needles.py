@@ -135,8 +135,9 @@ def plant(
     """
     rng = random.Random(f"ctxforge-needles-{seed}")
     pool = list(bundled_words() if words is None else words)
+    # Over all words, so that every seed divides a length into the same strata.
+    size = max(len(make_needle(tokenizer, word, "12345").ids) for word in pool)
     rng.shuffle(pool)
-    size = max(len(make_needle(tokenizer, word, "12345").ids) for word in pool[:64])
     slots, wanted = _reserve(sorted(set(lengths)), strata, size, len(prefix), rng)
     if len(slots) > len(pool):
         raise UsageError(

@@ -259,3 +259,8 @@ def test_words_of_the_package_are_distinct() -> None:
     words = needles.bundled_words()
     assert len(set(words)) == len(words) >= 60
     assert token_ids(3) == token_ids(3)
+
+
+def test_every_seed_divides_a_length_into_the_same_strata() -> None:
+    strata = [{(c.length, c.strata) for c in haystack(seed, strata=10).cells} for seed in range(8)]
+    assert all(found == strata[0] for found in strata)
