@@ -46,12 +46,6 @@ class CheckpointError(CtxforgeError, ValueError):
     """A checkpoint that is incomplete, malformed or inconsistent."""
 
 
-class CheckFailed(CtxforgeError):
-    """A check or a gate ran to its end and the verdict is negative."""
-
-    exit_code = ExitCode.CHECK_FAILED
-
-
 class UnsupportedError(CtxforgeError):
     """A model, method or combination that ctxforge refuses rather than convert wrongly."""
 

@@ -32,7 +32,7 @@ def record(conversion: Conversion, sha256: Mapping[str, str]) -> bytes:
     lambda and a of each rotary table, the weight edits, the hashes of the files written, and the source's own
     provenance when it was a ctxforge output itself.
     """
-    checkpoint, plan = conversion.checkpoint, conversion.plan
+    checkpoint = conversion.checkpoint
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": DISTRIBUTION, "version": version(), "python": platform.python_version()},

@@ -18,10 +18,10 @@ def command(ui: Output, folders: tuple[str, ...]) -> int:
     Does each config dialect compute the same frequencies; are lengths integers and consistent; does the tokenizer
     allow the length; do shards, index and recorded hashes agree.
     """
-    from ctxforge import check
+    from ctxforge import static_checks
     from ctxforge.errors import ExitCode
 
-    reports = [check.check(folder) for folder in folders]
+    reports = [static_checks.check(folder) for folder in folders]
     documents: list[dict[str, Any]] = []
     for report in reports:
         ui.heading(report.path)

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from ctxforge.pipeline import Inspection
 
 
-@click.command(
-    short_help="Show what a checkpoint's RoPE really is.", epilog="Example: ctxforge inspect bundled"
-)
+@click.command(short_help="Show what a checkpoint's RoPE really is.", epilog="Example: ctxforge inspect bundled")
 @click.argument("source")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub source.")
 @with_output
@@ -40,7 +38,10 @@ def command(ui: Output, source: str, revision: str | None) -> None:
             ("sliding window", str(document["window"] or "none")),
             ("layers without RoPE", str(len(document["unrotated_layers"]) or "none")),
             ("parameters", f"{document['parameters']:,}" if document["parameters"] else "unknown until imported"),
-            ("weights", f"{bytes_text(document['weight_bytes'])} in {len(document['shards'])} files, {document['dtypes']}"),
+            (
+                "weights",
+                f"{bytes_text(document['weight_bytes'])} in {len(document['shards'])} files, {document['dtypes']}",
+            ),
             ("revision", str(document["revision"] or "-")),
         ]
     )
@@ -65,7 +66,8 @@ def describe(found: Inspection) -> dict[str, Any]:
         rotation = group.in_force
         scaling = "none"
         if not rotation.is_plain or rotation.length_dependent:
-            scaling = f"divisors {min(rotation.divisors):.4g} ... {max(rotation.divisors):.4g}, a = {rotation.temperature:.5g}"
+            scaling = f"divisors {min(rotation.divisors):.4g} ... {max(rotation.divisors):.4g}"
+            scaling += f", a = {rotation.temperature:.5g}"
             scaling += ", follows the running length" if rotation.length_dependent else ""
         rope.append(
             {

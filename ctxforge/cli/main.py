@@ -75,7 +75,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) 
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CTXFORGE"},
-    epilog="Completion: eval \"$(_CTXFORGE_COMPLETE=bash_source ctxforge)\" (or zsh_source, fish_source).",
+    epilog='Completion: eval "$(_CTXFORGE_COMPLETE=bash_source ctxforge)" (or zsh_source, fish_source).',
 )
 @click.option(
     "--version", is_flag=True, callback=_show_version, expose_value=False, is_eager=True, help="Show the version."

@@ -34,7 +34,10 @@ def command(ui: Output, out: Path | None, **options: Any) -> None:
     estimate = conversion.estimate(out or Path("ctxforge-plan-output"))
     ui.heading(f"{plan.method}: {plan.original_length} -> {plan.target_length} tokens (s = {plan.scale:g})")
     ui.text(f"  trained length: {conversion.geometry.evidence}")
-    for line in (*conversion.lowered.notes, *(f"{name} agrees to {worst:.1g}" for name, worst in conversion.agreement.items())):
+    for line in (
+        *conversion.lowered.notes,
+        *(f"{name} agrees to {worst:.1g}" for name, worst in conversion.agreement.items()),
+    ):
         ui.text(f"  {line}")
     for group in plan.groups:
         if group.changed:
@@ -78,7 +81,11 @@ def divisor_plot(divisors: tuple[float, ...]) -> str:
     heights = [round((value - low) / span * (_ROWS - 1)) for value in values]
     lines = []
     for row in range(_ROWS - 1, -1, -1):
-        label = f"{low + span * row / (_ROWS - 1):8.2f} |" if high > low else (f"{high:8.2f} |" if row == 0 else " " * 8 + " |")
+        label = (
+            f"{low + span * row / (_ROWS - 1):8.2f} |"
+            if high > low
+            else (f"{high:8.2f} |" if row == 0 else " " * 8 + " |")
+        )
         lines.append(label + "".join("*" if height == row else " " for height in heights).rstrip())
     lines.append(" " * 9 + "+" + "-" * len(values))
     lines.append(" " * 10 + f"pair 0 ... {len(divisors) - 1}, fast to slow")

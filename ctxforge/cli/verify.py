@@ -91,9 +91,7 @@ def command(
         ui.table(header, rows)
     if plot is not None:
         protocol = found.protocol
-        write_text(
-            plot, plot_svg(curves_of(found), protocol.trained_length, target_length=protocol.target_length)
-        )
+        write_text(plot, plot_svg(curves_of(found), protocol.trained_length, target_length=protocol.target_length))
         ui.note(f"plot: {plot}")
     document = found.to_dict()
     if report is not None:

@@ -45,8 +45,8 @@ class Architecture:
         nested: `rope_parameters` holds one dict a layer type.
         unrotated: config key of a list with 0 for layers without RoPE, and of the interval that stands in for it.
         scaling_types: the RoPE types that the config class admits; None for all.
-        legacy_types, legacy_keys: the types, and exactly the keys, that transformers 4.57 admits in `rope_scaling`; None
-            for no such limit. A type outside makes 4.57 refuse the whole config, loudly.
+        legacy_types, legacy_keys: the types, and exactly the keys, that transformers 4.57 admits in `rope_scaling`;
+            None for no such limit. A type outside makes 4.57 refuse the whole config, loudly.
         original_length_key: the trained length stands at top level and overrides the dict's (Phi-3).
         default_scaling: the scaling in force when the config is silent (gpt-oss).
         query, query_norm: the tensors that a folded temperature scales; the norm wins where it exists, because it
@@ -140,9 +140,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         fraction_key="rotary_pct",
         default_fraction=0.25,
         default_max_position_embeddings=2048,
-        query=QueryTensor(
-            ("attention.query_key_value.weight", "attention.query_key_value.bias"), "interleaved-qkv"
-        ),
+        query=QueryTensor(("attention.query_key_value.weight", "attention.query_key_value.bias"), "interleaved-qkv"),
         layer_prefixes=("gpt_neox.layers.{layer}.",),
     ),
     "stablelm": Architecture(
@@ -154,7 +152,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture(
         legacy_types=("linear", "dynamic"),
         legacy_keys=("type", "factor"),
-        default_max_position_embeddings=2048, query_norm=QueryTensor(("self_attn.q_norm.weight",))
+        default_max_position_embeddings=2048,
+        query_norm=QueryTensor(("self_attn.q_norm.weight",)),
     ),
     "smollm3": Architecture(
         default_base=2_000_000.0,

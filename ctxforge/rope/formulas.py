@@ -79,9 +79,7 @@ def _mscale(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def read_longrope(
-    chosen: Mapping[str, Any], d: int, original: int, factor: float, *, past_original: bool
-) -> Rotation:
+def read_longrope(chosen: Mapping[str, Any], d: int, original: int, factor: float, *, past_original: bool) -> Rotation:
     """The type `longrope`: lists of divisors, the long one in use when `past_original`."""
     short = fields.reals(chosen, "short_factor", d // 2)
     long = fields.reals(chosen, "long_factor", d // 2)

@@ -42,7 +42,8 @@ def find_architecture(config: Mapping[str, Any]) -> tuple[str, Architecture]:
         near = difflib.get_close_matches(model_type, ARCHITECTURES, n=1)
         hint = f" (nearest: {near[0]})" if near else ""
         raise UnsupportedError(
-            f"model type {model_type!r:.80} is not supported yet{hint}", f"supported: {', '.join(sorted(ARCHITECTURES))}"
+            f"model type {model_type!r:.80} is not supported yet{hint}",
+            f"supported: {', '.join(sorted(ARCHITECTURES))}",
         )
     return model_type, ARCHITECTURES[model_type]
 
@@ -82,9 +83,7 @@ def understand(config: Mapping[str, Any], *, trained_length: int | None = None) 
     unrotated = _unrotated_layers(inner, architecture, layers)
     window = _window(inner, architecture)
     windowed = _windowed_layers(inner, architecture, layers, unrotated, window)
-    groups = tuple(
-        _group(layer_type, table, layers, unrotated, windowed) for layer_type, table in tables.items()
-    )
+    groups = tuple(_group(layer_type, table, layers, unrotated, windowed) for layer_type, table in tables.items())
     length = _lengths(inner, model_type, tables, trained_length)
     return RopeGeometry(
         model_type=model_type,
@@ -127,8 +126,7 @@ def _group(
     members = [
         i
         for i in range(layers)
-        if i not in unrotated
-        and (layer_type is None or (i in windowed) == (layer_type == "sliding_attention"))
+        if i not in unrotated and (layer_type is None or (i in windowed) == (layer_type == "sliding_attention"))
     ]
     narrow = tuple(i for i in members if i in windowed)
     only_windows = layer_type is not None and len(narrow) == len(members)
@@ -213,7 +211,9 @@ def _lengths(
     rotation = table.rotation
     original = table.original_length
     if rotation.form is not None and rotation.form.type == "dynamic":
-        found = _Lengths(longest, longest, "max_position_embeddings, which dynamic scaling leaves at the trained length")
+        found = _Lengths(
+            longest, longest, "max_position_embeddings, which dynamic scaling leaves at the trained length"
+        )
     elif rotation.is_plain and not rotation.length_dependent:
         found = _plain_length(config, model_type, longest)
     elif original is None:
@@ -224,7 +224,7 @@ def _lengths(
             " counts it",
         )
     else:
-        reached = _reached(config, table, original, longest)
+        reached = _reached(table, original, longest)
         found = _Lengths(original, reached, f"{ORIGINAL_KEY}={original} and the scaling in force on it")
     if stated is None:
         return found
@@ -239,7 +239,7 @@ def _plain_length(config: Mapping[str, Any], model_type: str, longest: int) -> _
     return _Lengths(longest, longest, "max_position_embeddings, with no scaling in force")
 
 
-def _reached(config: Mapping[str, Any], table: Table, original: int, longest: int) -> int:
+def _reached(table: Table, original: int, longest: int) -> int:
     """The extended length: max_position_embeddings when it was raised, else factor times the original length."""
     if longest > original:
         return longest

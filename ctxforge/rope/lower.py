@@ -135,7 +135,8 @@ def worst_difference(table: Table, group: GroupPlan) -> float:
     planned = [
         group.base ** (-2 * i / group.rotated_dims) / divisor for i, divisor in enumerate(group.rotation.divisors)
     ]
-    return max(abs(read / wanted - 1) for read, wanted in zip(table.frequencies, planned, strict=True))
+    differences: list[float] = [abs(read / wanted - 1) for read, wanted in zip(table.frequencies, planned, strict=True)]
+    return max(differences)
 
 
 def _candidates(plan: RopePlan, group: GroupPlan) -> Iterator[tuple[RopeForm, float]]:
@@ -195,6 +196,4 @@ def _inner(config: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any
 def _replace(config: Mapping[str, Any], path: tuple[str, ...], inner: dict[str, Any]) -> dict[str, Any]:
     if not path:
         return inner
-    return {
-        key: _replace(value, path[1:], inner) if key == path[0] else value for key, value in config.items()
-    }
+    return {key: _replace(value, path[1:], inner) if key == path[0] else value for key, value in config.items()}

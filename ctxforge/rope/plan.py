@@ -64,9 +64,7 @@ def make_plan(
             rotation = _compose(method.compute(resolved, request), kept, temperature)
             warnings += [line for line in method.warnings(resolved, request) if line not in warnings]
             changed = True
-        groups.append(
-            GroupPlan(group.layer_type, group.layers, group.rotated_dims, group.base, rotation, changed)
-        )
+        groups.append(GroupPlan(group.layer_type, group.layers, group.rotated_dims, group.base, rotation, changed))
     warnings += _scaling_warnings(geometry, composed, restarts, start)
     return RopePlan(
         method=method.name,
@@ -149,8 +147,8 @@ def _geometry_warnings(geometry: RopeGeometry) -> list[str]:
     for group in geometry.groups:
         if not group.extendable:
             lines.append(
-                f"{len(group.layers)} windowed layers ({group.layer_type}, window {geometry.window}) keep their own RoPE:"
-                " no distance beyond the window reaches them"
+                f"{len(group.layers)} windowed layers ({group.layer_type}, window {geometry.window}) keep their own"
+                " RoPE: no distance beyond the window reaches them"
             )
         elif group.windowed_layers and len(group.windowed_layers) == len(group.layers):
             lines.append(
@@ -159,8 +157,8 @@ def _geometry_warnings(geometry: RopeGeometry) -> list[str]:
             )
         elif group.windowed_layers:
             lines.append(
-                f"{len(group.windowed_layers)} windowed layers (window {geometry.window}) share the rotary table with the"
-                " full ones and are rescaled with them; their window is left alone"
+                f"{len(group.windowed_layers)} windowed layers (window {geometry.window}) share the rotary table with"
+                " the full ones and are rescaled with them; their window is left alone"
             )
     if geometry.unrotated_layers:
         lines.append(f"{len(geometry.unrotated_layers)} layers have no RoPE and are left alone")

@@ -16,7 +16,7 @@ _REMEDY = "nothing was written; please report this with the command and the conf
 
 
 def prove(plan: RopePlan, lowered: Lowered, config: Mapping[str, Any]) -> dict[str, float]:
-    """Compare the plan with `config` as each dialect that accepts it reads it; `config` is what will be written, parsed again.
+    """Compare the plan with `config`, which is what will be written, as each dialect that accepts it reads it.
 
     Returns:
         The largest relative difference in frequency over all tables, by dialect.

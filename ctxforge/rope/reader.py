@@ -78,11 +78,10 @@ def read_rotations(config: Mapping[str, Any], model_type: str, dialect: str) -> 
     architecture = ARCHITECTURES[model_type]
     legacy = fields.table(config, "rope_scaling")
     modern = fields.table(config, "rope_parameters") if dialect == "transformers 5" else None
-    silent = modern is None and legacy is None
+    # 5.x fills in the default whenever it finds no dict; 4.x only when the key is absent altogether.
+    silent = modern is None and legacy is None and (dialect == "transformers 5" or "rope_scaling" not in config)
     if silent and architecture.default_scaling is not None:
-        # 5.x fills in the default whenever it finds no dict; 4.x only when the key is absent altogether.
-        if dialect == "transformers 5" or "rope_scaling" not in config:
-            legacy = dict(architecture.default_scaling)
+        legacy = dict(architecture.default_scaling)
     if architecture.nested:
         return _read_nested(config, architecture, modern, legacy, dialect)
     chosen = dict(legacy or modern or {})
@@ -158,7 +157,8 @@ def _table(place: _Place, chosen: Mapping[str, Any], base: float) -> Table:
     admitted = place.architecture.scaling_types
     if admitted is not None and rope_type not in admitted:
         raise UnsupportedError(
-            f"config.json: this architecture does not read the rope type {rope_type!r}", f"it reads {', '.join(admitted)}"
+            f"config.json: this architecture does not read the rope type {rope_type!r}",
+            f"it reads {', '.join(admitted)}",
         )
     d = _rotated_dims(place, chosen)
     longest = max_positions(place.config, place.architecture)

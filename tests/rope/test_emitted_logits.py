@@ -60,7 +60,11 @@ def test_full_forward_equals_cached_decoding(source: Path, tmp_path: Path) -> No
     with torch.no_grad():
         full = model(input_ids=ids, use_cache=False).logits
         first = model(input_ids=ids[:, :140], use_cache=True)
-        cache = first.past_key_values if hasattr(first, "past_key_values") and first.past_key_values is not None else first.cache
+        cache = (
+            first.past_key_values
+            if hasattr(first, "past_key_values") and first.past_key_values is not None
+            else first.cache
+        )
         name = "cache" if "cache" in first else "past_key_values"
         steps = []
         for position in range(140, 150):

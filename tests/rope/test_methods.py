@@ -96,13 +96,24 @@ GEOMETRIES = [
     [
         ("pi", {}, {"rope_type": "linear"}),
         ("yarn", {}, {"rope_type": "yarn"}),
-        ("yarn", {"beta_fast": 128, "beta_slow": 2, "truncate": False}, {"rope_type": "yarn", "beta_fast": 128.0, "beta_slow": 2.0, "truncate": False}),
+        (
+            "yarn",
+            {"beta_fast": 128, "beta_slow": 2, "truncate": False},
+            {"rope_type": "yarn", "beta_fast": 128.0, "beta_slow": 2.0, "truncate": False},
+        ),
         ("llama3", {}, {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
     ],
 )
 def test_methods_equal_transformers(
-    model_type: str, head_dim: int, base: float, length: int, fraction: float, scale: float, method: str,
-    parameters: dict, entries: dict,
+    model_type: str,
+    head_dim: int,
+    base: float,
+    length: int,
+    fraction: float,
+    scale: float,
+    method: str,
+    parameters: dict,
+    entries: dict,
 ) -> None:
     sizes = {"hidden_size": head_dim * 4, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2}
     legacy = {"rotary_pct": fraction, "rotary_emb_base": base} if model_type == "gpt_neox" else {"rope_theta": base}
@@ -119,9 +130,7 @@ def test_methods_equal_transformers(
     dictionary = {**entries, "factor": scale, "rope_theta": base, "partial_rotary_factor": fraction}
     if entries["rope_type"] != "linear":
         dictionary["original_max_position_embeddings"] = length
-    config = AutoConfig.for_model(
-        model_type, **sizes, max_position_embeddings=target, rope_parameters=dictionary
-    )
+    config = AutoConfig.for_model(model_type, **sizes, max_position_embeddings=target, rope_parameters=dictionary)
     theirs, temperature = ROPE_INIT_FUNCTIONS[entries["rope_type"]](config, torch.device("cpu"))
     assert theirs.shape == ours.shape
     # Their float32 blend (1 - t)/s + t cancels as s grows; ours is float64. Up to s = 16 the bound is 1e-6.

@@ -41,7 +41,8 @@ def warnings(_parameters: Parameters, _request: Request) -> tuple[str, ...]:
     return (
         "dynamic NTK is not reproducible: cached keys are not re-rotated, so a full pass and cached decoding differ"
         " (huggingface/transformers#25104); prefer a static method",
-        "vLLM and SGLang make `dynamic` static, llama.cpp drops it; max_position_embeddings stays at the trained length",
+        "vLLM and SGLang make `dynamic` static, llama.cpp drops it",
+        "max_position_embeddings stays at the trained length, where this type expects it",
     )
 
 

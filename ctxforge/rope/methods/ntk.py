@@ -35,7 +35,7 @@ METHOD = Method(
     summary="Raises the base so that the slowest pair turns s times slower and the fastest is untouched.",
     evidence=(
         "the most portable method: every engine reads rope_theta",
-        "middle pairs are interpolated by less than s, so the usable length falls short of L'; ask for more than you need",
+        "middle pairs are interpolated by less than s, so the usable length falls short of L': ask for more",
     ),
     needs_training="optional",
     parameters=Parameters,

@@ -21,9 +21,7 @@ def compute(_parameters: Parameters, request: Request) -> Rotation:
 
 def warnings(_parameters: Parameters, _request: Request) -> tuple[str, ...]:
     """PI without a fine-tune is known to fail: 2306.15595 table 3, step 0."""
-    return (
-        "PI needs a fine-tune: untuned LLaMA-7B had perplexity 16.1 at s=4 and 112 at s=8 (2306.15595, table 3)",
-    )
+    return ("PI needs a fine-tune: untuned LLaMA-7B had perplexity 16.1 at s=4 and 112 at s=8 (2306.15595, table 3)",)
 
 
 METHOD = Method(

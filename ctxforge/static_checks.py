@@ -15,13 +15,14 @@ from ctxforge.checkpoint import Checkpoint, file_sha256, read_checkpoint, verify
 from ctxforge.errors import CheckpointError, CtxforgeError
 from ctxforge.pipeline import understand_checkpoint
 from ctxforge.provenance import FILE_NAME
-from ctxforge.rope import RopeGeometry, dialect_differences, read_rotations
+from ctxforge.rope import RopeGeometry, dialect_differences, fields, read_rotations
 from ctxforge.rope.geometry import text_config
-from ctxforge.rope.reader import legacy_refusal
+from ctxforge.rope.reader import ORIGINAL_KEY, legacy_refusal
 
 Verdict = Literal["pass", "fail", "skip"]
 _INTEGERS = ("max_position_embeddings", "original_max_position_embeddings", "num_hidden_layers", "sliding_window")
 _NO_LIMIT = 10**18
+_WITH_ORIGINAL = ("yarn", "llama3", "longrope", "su")
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,14 @@ def _max_positions(inner: Mapping[str, Any], geometry: RopeGeometry) -> Check:
         if not isinstance(found, Mapping):
             continue
         entry = found.get("full_attention", found)
-        factor, original = entry.get("factor"), entry.get("original_max_position_embeddings")
-        original = inner.get("original_max_position_embeddings", original)
-        if factor is None or original is None:
+        if not isinstance(entry, Mapping) or entry.get("rope_type", entry.get("type")) not in _WITH_ORIGINAL:
             continue
-        if round(factor * original) != longest:
-            return Check(
-                name, "fail", f"max_position_embeddings is {longest}, but factor x original is {factor * original:g}"
-            )
+        original = inner.get(ORIGINAL_KEY, entry.get(ORIGINAL_KEY))
+        if entry.get("factor") is None or original is None:
+            continue
+        reach = fields.real(entry, "factor", None) * fields.real({ORIGINAL_KEY: original}, ORIGINAL_KEY, None)
+        if round(reach) != longest:
+            return Check(name, "fail", f"max_position_embeddings is {longest}, but factor x original is {reach:g}")
     return Check(name, "pass", f"{longest} agrees with the scaling")
 
 
