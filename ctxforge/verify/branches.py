@@ -149,7 +149,8 @@ def attend(
     if kwargs.get("position_bias") is not None or not isinstance(attention_mask, MaskRule):
         raise UnsupportedError("this model's attention has a bias or a mask of its own.", "Verify without branch rows.")
     core = _Core(scaling if scaling is not None else query.shape[-1] ** -0.5, softcap, s_aux)
-    parts = [_context_rows(core, query, key, value, attention_mask, layout.context)]
+    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+    _context_rows(core, query, key, value, attention_mask, layout.context, out)
     for group in layout.groups:
         rows = slice(group.start, group.stop)
         seen_key = torch.cat([key[:, :, : group.sees], key[:, :, rows]], dim=2)
@@ -160,8 +161,9 @@ def attend(
         for block in _steps(group.stop - group.start, _MASK_ROWS):
             mine = group.owner[block, None]
             mask = _evaluate(attention_mask, group.virtual[block], at) & ((owner == -1) | (owner == mine))
-            parts.append(core(query[:, :, rows][:, :, block], seen_key, seen_value, mask))
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+            found = core(query[:, :, rows][:, :, block], seen_key, seen_value, mask)
+            out[:, rows][:, block] = found.transpose(1, 2)
+    return out, None
 
 
 @dataclass(frozen=True)
@@ -209,21 +211,28 @@ class _Core:
 
 
 def _context_rows(
-    core: _Core, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: MaskRule, context: int
-) -> torch.Tensor:
+    core: _Core,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rule: MaskRule,
+    context: int,
+    out: torch.Tensor,
+) -> None:
+    """Write the rows of the context into `out` [1, T, H, d_v]."""
     query, key, value = query[:, :, :context], key[:, :, :context], value[:, :, :context]
     if rule.causal and core.plain:
         shared = key.shape[1] != query.shape[1]
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=core.scale, enable_gqa=shared)
+        found = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=core.scale, enable_gqa=shared)
+        out[:, :context] = found.transpose(1, 2)
+        return
     at = torch.arange(context, device=query.device)
-    parts = []
     for block in _steps(context, _MASK_ROWS):
         mask = _evaluate(rule, at[block], at[: block.stop])
         # A window sees a band: the keys before it need not be multiplied.
         low = int(mask.any(0).to(torch.uint8).argmax())
         keys = slice(low, block.stop)
-        parts.append(core(query[:, :, block], key[:, :, keys], value[:, :, keys], mask[:, low:]))
-    return torch.cat(parts, dim=2)
+        out[:, block] = core(query[:, :, block], key[:, :, keys], value[:, :, keys], mask[:, low:]).transpose(1, 2)
 
 
 def _blocks(rows: int, heads: int, keys: int) -> Iterator[slice]:
