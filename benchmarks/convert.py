@@ -43,9 +43,10 @@ VARIANTS = (COPY, PEER, CONFIG, LINK, FOLD)
 
 @dataclass(frozen=True)
 class Run:
-    """One process: seconds, peak resident memory in MB, bytes that reached the file system (None: not readable)."""
+    """One process: wall and processor seconds, peak memory in MB, bytes sent to the file system (None: unknown)."""
 
     seconds: float
+    cpu: float
     peak_mb: float
     written: int | None
 
@@ -88,7 +89,7 @@ def measure(arguments: list[str], out: Path) -> Run:
         if child.returncode != 0:
             errors.seek(0)
             raise SystemExit(f"{' '.join(arguments)} failed:\n{errors.read().decode(errors='replace')[-2000:]}")
-    return Run(seconds, usage.ru_maxrss / 1024, written)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, written)
 
 
 def written_bytes(pid: int) -> int | None:
@@ -162,7 +163,8 @@ def bench(source: Path, work: Path, runs: int) -> tuple[dict[str, list[Run]], in
     results: dict[str, list[Run]] = {variant: [] for variant in VARIANTS}
     largest = 0
     for number in range(runs + 1):
-        for variant in VARIANTS:
+        # Another order each time, so that no variant always inherits the disk from the same one.
+        for variant in VARIANTS[number % len(VARIANTS) :] + VARIANTS[: number % len(VARIANTS)]:
             out = work / "out"
             run = measure(command(variant, source, out), out)
             if number == 0:
@@ -181,14 +183,15 @@ def table(title: str, results: Mapping[str, list[Run]], largest: int) -> list[st
     lines = [
         f"### {title}",
         "",
-        "| variant | median s | min s | peak RSS MB | MB written | × cp | × transformers |",
-        "|---|---|---|---|---|---|---|",
+        "| variant | median s | min s | CPU s | peak RSS MB | MB written | × cp | × transformers |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for variant, runs in results.items():
         wrote = [run.written for run in runs]
         written = "?" if None in wrote else f"{statistics.median(w for w in wrote if w is not None) / 1e6:.1f}"
         lines.append(
-            f"| {variant} | {middle[variant]:.3f} | {min(run.seconds for run in runs):.3f} | {peak[variant]:.1f} "
+            f"| {variant} | {middle[variant]:.3f} | {min(run.seconds for run in runs):.3f} "
+            f"| {statistics.median(run.cpu for run in runs):.3f} | {peak[variant]:.1f} "
             f"| {written} | {middle[variant] / middle[COPY]:.2f} | {middle[variant] / middle[PEER]:.3f} |"
         )
     limit = 3 * largest / 1e6 + 60

@@ -18,8 +18,6 @@ COPY_CHUNK = 16 * 1024 * 1024
 Rewrite = tuple[int, int, Callable[[int, int], None]]
 """A range of a file that isn't copied: its start, its end, and what writes it, given the two open files."""
 
-_WORTH_STARTING = 1024 * 1024  # below this, the system call costs more than it gains
-
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 # What copy_file_range answers where it can't work between these two files; reading and writing still can.
@@ -72,16 +70,23 @@ def materialise(
                 return "linked"
             if not cloned:
                 before_copy()
+            early = _EarlyWriteback(writer)
             done = 0
+
+            def reached(position: int) -> None:
+                nonlocal done
+                early.reached(position)
+                advance(position - done)
+                done = position
+
             for start, stop, rewrite in rewrites:
                 # In the order of the file, so that every byte goes to the disk once.
                 if not cloned:
-                    copy_range(reader, writer, name, done, start, advance)
+                    copy_range(reader, writer, name, done, start, reached)
                 rewrite(reader, writer)
-                advance(stop - (done if cloned else start))
-                done = stop
+                reached(stop)
             if not cloned:
-                copy_range(reader, writer, name, done, size, advance)
+                copy_range(reader, writer, name, done, size, reached)
             else:
                 advance(size - done)
         finally:
@@ -117,10 +122,14 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def copy_range(
-    reader: int, writer: int, name: str, start: int, stop: int, advance: Callable[[int], None] = lambda _: None
-) -> None:
+def copy_range(reader: int, writer: int, name: str, start: int, stop: int, reached: Callable[[int], None]) -> None:
     """Copy the bytes from `start` to `stop`, in the kernel where it can, else through a small buffer.
+
+    Args:
+        reader, writer: the open files.
+        name: the file's name for messages.
+        start, stop: the range.
+        reached: called with the position that the copy has come to.
 
     Raises:
         CheckpointError: the source ends early.
@@ -137,9 +146,8 @@ def copy_range(
             break
         if count == 0:
             break
-        start_writeback(writer, position, count)
         position += count
-        advance(count)
+        reached(position)
     if position < stop:
         buffer = memoryview(bytearray(min(BLOCK, stop - position)))
         while position < stop:
@@ -148,17 +156,24 @@ def copy_range(
             if count == 0:
                 raise _changed(name)
             pwrite_all(writer, buffer[:count], position)
-            start_writeback(writer, position, count)
             position += count
-            advance(count)
+            reached(position)
 
 
-def start_writeback(writer: int, start: int, count: int) -> None:
-    """Let the disk begin with these bytes now, so that the fsync at the end finds little left; waits for nothing."""
-    if count >= _WORTH_STARTING:
-        starter = _sync_file_range()
-        if starter is not None:
-            starter(writer, start, count)
+class _EarlyWriteback:
+    """Lets the disk begin with what is written while more is copied, so that the fsync at the end finds little left."""
+
+    def __init__(self, writer: int) -> None:
+        self.writer = writer
+        self.begun = 0
+
+    def reached(self, position: int) -> None:
+        """Everything before `position` is written; waits for nothing."""
+        if position - self.begun >= COPY_CHUNK:
+            starter = _sync_file_range()
+            if starter is not None:
+                starter(self.writer, self.begun, position - self.begun)
+            self.begun = position
 
 
 @cache

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, UnsupportedError, UsageError
 from .dtypes import EDITABLE_DTYPES
 from .files import open_regular, pread_exact, reading
 from .jsonio import ascii_name
-from .materialise import Rewrite, pwrite_all, start_writeback
+from .materialise import Rewrite, pwrite_all
 from .types import ScaleRows, TensorInfo
 
 if TYPE_CHECKING:
@@ -103,7 +103,6 @@ def _scale_range(
         with reading(info.file):
             data = pread_exact(reader, min(SCALE_BLOCK, stop - position), position, info.file)
         pwrite_all(writer, scale_block(data, info.dtype, factor, offset, info.name), position)
-    start_writeback(writer, start, stop - start)
 
 
 _LIMITS = {"F64": 1.7e308, "F32": 3.4028235e38, "F16": 65519.0, "BF16": 3.395e38}
