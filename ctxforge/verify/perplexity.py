@@ -29,7 +29,10 @@ class LengthScore:
 
 @dataclass(frozen=True)
 class BucketScore:
-    """Perplexity of the tokens at positions start ≤ p < end, over `tokens` predicted tokens; `nll` in nats a token."""
+    """Perplexity of the predictions made at positions start ≤ p < end, over `tokens` of them; `nll` in nats a token.
+
+    The prediction made at position p is of the token at p + 1, so a window's last position makes none.
+    """
 
     start: int
     end: int
@@ -56,11 +59,11 @@ def by_length(windows: Sequence[Losses], length: int) -> LengthScore:
 
 
 def by_bucket(windows: Sequence[Losses], length: int, buckets: int) -> list[BucketScore]:
-    """Token-weighted score of each of `buckets` equal ranges of position between 0 and `length`."""
+    """Token-weighted score of the predictions made in each of `buckets` equal ranges of position below `length`."""
     edges = [length * i // buckets for i in range(buckets + 1)]
     scores = []
     for start, end in itertools.pairwise(edges):
-        nll, tokens = _mean([losses[max(start - 1, 0) : max(end - 1, 0)] for losses in windows])
+        nll, tokens = _mean([losses[start:end] for losses in windows])
         if tokens:
             scores.append(BucketScore(start, end, tokens, nll, perplexity(nll)))
     return scores
