@@ -20,6 +20,20 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ctxforge"
 
 
+def any_import() -> bool:
+    """Whether anything was imported yet, so that hashing a large file to look for it is worth while."""
+    try:
+        return any(not path.name.startswith(".") for path in (cache_root() / "imports").iterdir())
+    except OSError:
+        return False
+
+
+def find_import(key: str) -> Path | None:
+    """The finished import of the content with this digest; None where there is none."""
+    out = cache_root() / "imports" / key
+    return out if os.path.isdir(out) else None  # unlike Path.is_dir, False where it can't be seen
+
+
 def imported(key: str, make: Callable[[Path], None], needed: int) -> Path:
     """The import folder for `key`, made by `make` in a staging folder where it doesn't exist yet.
 
@@ -31,9 +45,10 @@ def imported(key: str, make: Callable[[Path], None], needed: int) -> Path:
     Raises:
         ResourceError: no space, no permission, or another run is importing the same file.
     """
+    found = find_import(key)
+    if found is not None:
+        return found
     out = cache_root() / "imports" / key
-    if out.is_dir():
-        return out
     with writing(out.parent, needed):
         out.parent.mkdir(parents=True, exist_ok=True)
         free = free_bytes(out.parent)

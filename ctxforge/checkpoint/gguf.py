@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, CtxforgeError, UnsupportedError, UsageError
-from .cache import imported
-from .files import file_sha256, open_regular, pread_exact
+from ..errors import CheckpointError, CtxforgeError, ResourceError, UnsupportedError, UsageError
+from .cache import any_import, find_import, imported
+from .files import file_sha256, open_regular, pread_exact, reading
 from .jsonio import parse_json_object
 from .layout import CONFIG
-from .local import read_local
+from .local import read_json, read_local
 from .types import Checkpoint, FileInfo, Progress
 
 _LIBRARY_REMEDY = 'Install the extra: pip install "ctxforge-llm[gguf]".'
@@ -36,7 +40,7 @@ def read_gguf(path: Path, *, source: str) -> Checkpoint:
     version = int.from_bytes(start[4:8], "little")
     if version not in (2, 3):
         raise UnsupportedError(f"{name} is GGUF version {version}; 2 and 3 can be read.", "Convert the file again.")
-    config, text = parse_json_object(_config_text(path).encode(), name, bounded_ints=False)
+    config, text = _config(path)
     return Checkpoint(
         source=source,
         root=path.parent,
@@ -51,37 +55,59 @@ def read_gguf(path: Path, *, source: str) -> Checkpoint:
     )
 
 
-def _config_text(path: Path) -> str:
-    """The config.json that transformers makes of the file's metadata."""
-    with _library_errors(path.name):
+def _config(path: Path) -> tuple[dict[str, Any], str]:
+    """The config.json of the file's import where there is one already, else what transformers makes of its metadata."""
+    if any_import():
+        folder = find_import(file_sha256(path))
+        if folder is not None:
+            return read_json(folder, CONFIG)
+    with reading(path.name), _library_errors(path.name):
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
         if getattr(config, "quantization_config", None) is not None:
             del config.quantization_config
-        return str(config.to_json_string())
+        text = str(config.to_json_string())
+    return parse_json_object(text.encode(), path.name, bounded_ints=False)
 
 
-class _library_errors:  # noqa: N801 - a context manager, named like one
-    """Turns what transformers and gguf raise into errors with a remedy."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, CtxforgeError) or not isinstance(error, Exception):
-            return
-        if isinstance(error, ImportError):
-            raise UsageError("Reading GGUF needs the gguf package.", _LIBRARY_REMEDY) from error
-        if isinstance(error, (MemoryError, OSError)):
-            return
+@contextmanager
+def _library_errors(name: str) -> Iterator[None]:
+    """Turn what transformers, gguf and safetensors raise about the file `name` into errors with a remedy."""
+    try:
+        yield
+    except CtxforgeError:
+        raise
+    except ImportError as error:
+        raise UsageError("Reading GGUF needs the gguf package.", _LIBRARY_REMEDY) from error
+    except MemoryError as error:
+        raise ResourceError(f"Not enough memory to import {name}.", "Use a machine with more memory.") from error
+    except Exception as error:
+        if "os error 28" in str(error):  # how safetensors, written in Rust, says that the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UnsupportedError(
-            f"transformers cannot import {self.name}: {type(error).__name__}: {error}",
+            f"transformers cannot import {name}: {type(error).__name__}: {error}",
             "Use the original checkpoint in transformers layout.",
         ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without its warnings and progress bars, which say nothing about the result here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def import_gguf(checkpoint: Checkpoint, progress: Progress | None) -> Checkpoint:
@@ -111,20 +137,19 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
-    # save_pretrained refuses a model that still calls itself quantised, though the weights are plain by now.
-    for owner, attribute in (
-        (model.config, "quantization_config"),
-        (model, "hf_quantizer"),
-        (model, "is_quantized"),
-        (model, "quantization_method"),
-    ):
-        if hasattr(owner, attribute):
-            try:
-                delattr(owner, attribute)
-            except AttributeError:
-                setattr(owner, attribute, None)
-    model.save_pretrained(str(folder), max_shard_size="4GB")
-    AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(str(folder))
-    if not (folder / CONFIG).is_file():
-        raise UnsupportedError(f"{path.name} gave no {CONFIG}.", "Use the original checkpoint.")
+    with _quiet_transformers():
+        model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
+        # save_pretrained refuses a model that still calls itself quantised, though the weights are plain by now.
+        for owner, attribute in (
+            (model.config, "quantization_config"),
+            (model, "hf_quantizer"),
+            (model, "is_quantized"),
+            (model, "quantization_method"),
+        ):
+            if hasattr(owner, attribute):
+                try:
+                    delattr(owner, attribute)
+                except AttributeError:
+                    setattr(owner, attribute, None)
+        model.save_pretrained(str(folder), max_shard_size="4GB")
+        AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(str(folder))

@@ -208,7 +208,9 @@ def test_gguf(tmp_path: Path, cache: Path) -> None:
     found = loaded(after.root)
     for ours, theirs in (("model.embed_tokens.weight", "token_embd.weight"), ("lm_head.weight", "output.weight")):
         assert torch.equal(found[ours], torch.from_numpy(made[theirs]).bfloat16())
-    assert fetch(read_checkpoint(str(path))).root == after.root
+    again = read_checkpoint(str(path))  # now from the import, without transformers
+    assert again.config == after.config
+    assert fetch(again).root == after.root
     assert [file.name for file in cache.iterdir()] == [after.root.name]
     write_checkpoint(after, Edits({"config.json": b"{}"}), tmp_path / "models" / "out")  # beside the GGUF file
 
