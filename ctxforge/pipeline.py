@@ -1,6 +1,6 @@
 """The stages in order: read, understand, plan, lower, prove, write. Read this first.
 
-    Source --> Checkpoint --> RopeGeometry --> RopePlan --> Edits --> a folder, renamed into place once
+Source --> Checkpoint --> RopeGeometry --> RopePlan --> Edits --> a folder, renamed into place once
 """
 
 from __future__ import annotations

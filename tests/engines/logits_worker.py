@@ -18,11 +18,9 @@ def main() -> None:
     for folder in folders:
         model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager")
         with torch.no_grad():
-            results[folder] = model.eval()(
-                input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
-            ).logits
+            results[folder] = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     torch.save(results, out)
-    print(json.dumps({"transformers": transformers.__version__}))
+    sys.stdout.write(json.dumps({"transformers": transformers.__version__}))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,11 @@ def test_same_logits_under_both_majors(tmp_path: Path) -> None:
         for method, options in CONVERSIONS:
             name = f"{kind} {method} {options}"
             done = ctxforge.extend(
-                source, method=method, to=4 * TRAINED, out=tmp_path / kind / f"out{len(folders)}-{len(refused)}", **options
+                source,
+                method=method,
+                to=4 * TRAINED,
+                out=tmp_path / kind / f"out{len(folders)}-{len(refused)}",
+                **options,
             )
             if any("transformers 4.x refuses" in note for note in done.conversion.lowered.notes):
                 refused.append((kind, done.out))
@@ -53,7 +57,9 @@ def test_same_logits_under_both_majors(tmp_path: Path) -> None:
         )
         folders[f"{kind} yarn then ntk"] = twice.out
     # A control: the same folder with its legacy keys removed is misread by 4.x, so the comparison can see a difference.
-    control = ctxforge.extend(tmp_path / "llama" / "source", method="yarn", to=4 * TRAINED, out=tmp_path / "control").out
+    control = ctxforge.extend(
+        tmp_path / "llama" / "source", method="yarn", to=4 * TRAINED, out=tmp_path / "control"
+    ).out
     config = json.loads((control / "config.json").read_text())
     for key in ("rope_scaling", "rope_theta"):
         del config[key]
