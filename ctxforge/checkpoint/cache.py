@@ -31,7 +31,10 @@ def any_import() -> bool:
 def find_import(key: str) -> Path | None:
     """The finished import of the content with this digest; None where there is none."""
     out = cache_root() / "imports" / key
-    return out if os.path.isdir(out) else None  # unlike Path.is_dir, False where it can't be seen
+    try:
+        return out if out.is_dir() else None
+    except OSError:  # a folder above it can't be entered
+        return None
 
 
 def imported(key: str, make: Callable[[Path], None], needed: int) -> Path:
