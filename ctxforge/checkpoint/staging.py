@@ -40,30 +40,22 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         ResourceError: another run holds it, or the parent folder isn't writable.
     """
-    import fcntl
-
     path = out.parent / f".{out.name}.ctxforge.lock"
     while True:
         with writing(out.parent):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise ResourceError(
-                f"Another run of ctxforge is writing {out}.", "Wait for it to end, or choose another output folder."
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            ours = _lock(file, out)
+            # The previous holder may have unlinked the file between our open and our lock: then it locks nobody out.
+            if ours and not _same_file(path, file):
                 os.close(file)
-                raise
-            break
-        # The previous holder may have unlinked the file between our open and our lock.
-        with suppress(FileNotFoundError):
-            if _same_file(path, file):
+                continue
+            if ours:
                 _recover(out)
-                break
-        os.close(file)
+            break
+        except BaseException:
+            os.close(file)
+            raise
     try:
         yield
     finally:
@@ -72,9 +64,31 @@ def locked(out: Path) -> Iterator[None]:
         os.close(file)
 
 
+def _lock(file: int, out: Path) -> bool:
+    """Lock the open file; False where the file system has no locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ResourceError(
+            f"Another run of ctxforge is writing {out}.", "Wait for it to end, or choose another output folder."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise write_error(error, out.parent) from error
+        return False
+    return True
+
+
 def _same_file(path: Path, file: int) -> bool:
-    ours, theirs = os.fstat(file), path.stat()
-    return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+    """Whether `path` still names the open file."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(file)
+    return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _recover(out: Path) -> None:

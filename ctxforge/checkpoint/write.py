@@ -51,6 +51,8 @@ def _work(checkpoint: Checkpoint, edits: Edits) -> _Work:
 def estimate_write(checkpoint: Checkpoint, edits: Edits, out: Path) -> WriteEstimate:
     """What `write_checkpoint` would read, write and download; touches nothing.
 
+    For weights that `fetch` has still to convert (`.bin`, GGUF), the sizes are those of the files before conversion.
+
     Raises:
         UsageError: an edit doesn't fit the checkpoint.
         UnsupportedError: an edit of a quantised tensor.

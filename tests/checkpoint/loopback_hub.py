@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo, route, revision, rest = found.groups()
         if repo in self.owner.failing:
             return self._send(503)
-        if repo in self.owner.gated:
+        if repo in self.owner.gated and route == "resolve":  # what a gated model is, everyone may see
             return self._refuse(403, "GatedRepo")
         if revision not in (None, "main", SHA):
             return self._refuse(404, "RevisionNotFound")

@@ -62,7 +62,7 @@ class Launcher:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return build(tmp_path / "src", shards=4, hidden=384)  # 10 MB
+    return build(tmp_path / "src", shards=4, hidden=320)  # 7 MB
 
 
 @pytest.fixture
