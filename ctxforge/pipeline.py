@@ -25,6 +25,7 @@ from ctxforge.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from ctxforge.errors import CheckpointError
 from ctxforge.lengths import parse_length
 from ctxforge.recipe import ConversionRecipe, OutputOptions
 from ctxforge.rope import Lowered, RopeGeometry, RopePlan, find_method, lower, make_plan, prove, understand
@@ -115,7 +116,13 @@ def plan(recipe: ConversionRecipe) -> Conversion:
         InternalError: the emitted config doesn't compute the plan.
     """
     checkpoint = read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
-    return _plan_on(checkpoint, recipe)
+    try:
+        return _plan_on(checkpoint, recipe)
+    except CheckpointError:
+        # A fold needs the tensors' names, which GGUF and .bin sources have no header for: import them first.
+        if checkpoint.tensors:
+            raise
+        return _plan_on(fetch(checkpoint), recipe)
 
 
 def extend(recipe: ConversionRecipe, output: OutputOptions, progress: Progress | None = None) -> Converted:
@@ -127,13 +134,13 @@ def extend(recipe: ConversionRecipe, output: OutputOptions, progress: Progress |
     """
     checkpoint = read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
     check_output(checkpoint, output.out, overwrite=output.overwrite)
-    conversion = _plan_on(checkpoint, recipe)
     if checkpoint.root is None or checkpoint.weights != "safetensors":
+        plan(recipe)  # before anything is downloaded or imported, whatever can be refused is refused
         checkpoint = fetch(checkpoint, progress)
-        conversion = _plan_on(checkpoint, recipe)
+    conversion = _plan_on(checkpoint, recipe)
 
     def finish(report: WriteReport) -> Mapping[str, bytes]:
-        return {provenance.FILE_NAME: provenance.record(conversion, report.sha256)}
+        return {provenance.FILE_NAME: provenance.record(conversion, report.sha256, report.tensor_sha256)}
 
     report = write_checkpoint(
         checkpoint,
@@ -176,9 +183,5 @@ def _edits(checkpoint: Checkpoint, rope_plan: RopePlan, lowered: Lowered) -> Edi
         tokenizer = checkpoint.json_files.get(_TOKENIZER_CONFIG)
         if tokenizer is not None:
             patched: dict[str, Any] = {**tokenizer, "model_max_length": rope_plan.target_length}
-            files[_TOKENIZER_CONFIG] = dump_json_like(_PRETTY, patched)
+            files[_TOKENIZER_CONFIG] = dump_json_like(checkpoint.json_texts[_TOKENIZER_CONFIG], patched)
     return Edits(files=files, tensors=lowered.tensors, removed=())
-
-
-# tokenizer_config.json is read parsed; both transformers majors write it with two spaces and raw non-ASCII text.
-_PRETTY = '{\n  "é": 0\n}\n'

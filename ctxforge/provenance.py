@@ -25,11 +25,11 @@ def version() -> str:
         return "0+unknown"
 
 
-def record(conversion: Conversion, sha256: Mapping[str, str]) -> bytes:
+def record(conversion: Conversion, sha256: Mapping[str, str], tensor_sha256: Mapping[str, str]) -> bytes:
     """The provenance document of a conversion, JSON, the same bytes for the same input and versions.
 
     Holds the tool's and Python's versions, the source with its revision and config hash, the recipe, the plan with
-    lambda and a of each rotary table, the weight edits, the hashes of the files written, and the source's own
+    lambda and a of each rotary table, the weight edits, the hashes of the files written and of the tensors edited, and the source's own
     provenance when it was a ctxforge output itself.
     """
     checkpoint = conversion.checkpoint
@@ -45,6 +45,7 @@ def record(conversion: Conversion, sha256: Mapping[str, str]) -> bytes:
         "recipe": conversion.recipe.model_dump(mode="json"),
         "plan": plan_document(conversion),
         "files": dict(sorted(sha256.items())),
+        "edited_tensors": dict(sorted(tensor_sha256.items())),
     }
     earlier = checkpoint.json_files.get(FILE_NAME)
     if earlier is not None:

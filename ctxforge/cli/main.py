@@ -10,6 +10,7 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -91,6 +92,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with the documented code; a traceback only with CTXFORGE_DEBUG=1."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = cli.main(prog_name="ctxforge", standalone_mode=False)
         code = result if isinstance(result, int) else ExitCode.OK
@@ -105,6 +107,11 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _fail("interrupted", "run the same command again; nothing half-written was left", ExitCode.INTERRUPTED)
     sys.exit(int(code))
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """A polite kill ends like Ctrl-C: what was staged is removed."""
+    raise KeyboardInterrupt
 
 
 def _report(error: Exception) -> int:
