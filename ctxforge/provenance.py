@@ -29,8 +29,8 @@ def record(conversion: Conversion, sha256: Mapping[str, str], tensor_sha256: Map
     """The provenance document of a conversion, JSON, the same bytes for the same input and versions.
 
     Holds the tool's and Python's versions, the source with its revision and config hash, the recipe, the plan with
-    lambda and a of each rotary table, the weight edits, the hashes of the files written and of the tensors edited, and the source's own
-    provenance when it was a ctxforge output itself.
+    lambda and a of each rotary table, the weight edits, the hashes of the files written and of the tensors edited, and
+    the source's own provenance when it was a ctxforge output itself.
     """
     checkpoint = conversion.checkpoint
     document: dict[str, Any] = {

@@ -6,12 +6,13 @@ file recorded.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ctxforge.checkpoint import Checkpoint, file_sha256, read_checkpoint, verify_integrity
+from ctxforge.checkpoint import Checkpoint, file_sha256, read_checkpoint, read_tensor_bytes, verify_integrity
 from ctxforge.errors import CheckpointError, CtxforgeError
 from ctxforge.pipeline import understand_checkpoint
 from ctxforge.provenance import FILE_NAME
@@ -187,6 +188,10 @@ def _hashes(checkpoint: Checkpoint) -> Check:
                 changed.append(f"{name} is missing")
             elif file_sha256(path) != digest:
                 changed.append(f"{name} changed since the conversion")
+        for name, digest in record["edited_tensors"].items():
+            info = checkpoint.tensors.get(name)
+            if info is None or hashlib.sha256(read_tensor_bytes(root, info)).hexdigest() != digest:
+                changed.append(f"tensor {name} changed since the conversion")
         return "; ".join(changed) or None
 
     return _guarded("provenance", checkpoint, compare)

@@ -196,3 +196,15 @@ def test_completion_and_version(cli: Callable[..., object]) -> None:
         check=False,
     )
     assert "inspect" in listed.stdout
+
+
+def test_check_finds_an_edited_tensor_that_was_edited_again(cli: Callable[..., object], tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source")
+    out = ctxforge.extend(source, method="ntk-by-parts", to="16k", out=tmp_path / "out").out
+    assert cli("check", out).code == 0
+    data = bytearray((out / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (out / "model.safetensors").write_bytes(data)
+    done = cli("check", out)
+    assert done.code == 1
+    assert "q_proj.weight changed since the conversion" in done.out
