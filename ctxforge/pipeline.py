@@ -5,7 +5,6 @@ Source --> Checkpoint --> RopeGeometry --> RopePlan --> Edits --> a folder, rena
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,6 +64,8 @@ class Conversion:
     @property
     def config_diff(self) -> str:
         """Unified diff of config.json; empty when nothing changes."""
+        import difflib
+
         before = self.checkpoint.config_text.splitlines(keepends=True)
         after = self.edits.files.get("config.json", self.checkpoint.config_text.encode())
         lines = difflib.unified_diff(before, after.decode().splitlines(keepends=True), "config.json", "config.json")

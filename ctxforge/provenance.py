@@ -6,8 +6,9 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from ctxforge.version import __version__
 
 if TYPE_CHECKING:
     from ctxforge.pipeline import Conversion
@@ -15,14 +16,6 @@ if TYPE_CHECKING:
 FILE_NAME = "ctxforge.json"
 SCHEMA_VERSION = 1
 DISTRIBUTION = "ctxforge-llm"
-
-
-def version() -> str:
-    """ctxforge's version, or `0+unknown` when it runs from a tree that is not installed."""
-    try:
-        return metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 def record(conversion: Conversion, sha256: Mapping[str, str], tensor_sha256: Mapping[str, str]) -> bytes:
@@ -35,7 +28,7 @@ def record(conversion: Conversion, sha256: Mapping[str, str], tensor_sha256: Map
     checkpoint = conversion.checkpoint
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "tool": {"name": DISTRIBUTION, "version": version(), "python": platform.python_version()},
+        "tool": {"name": DISTRIBUTION, "version": __version__, "python": platform.python_version()},
         "source": {
             "name": conversion.recipe.source,
             "revision": checkpoint.revision,

@@ -67,9 +67,9 @@ class LazyGroup(click.Group):
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from ctxforge.provenance import version
+        from ctxforge.version import __version__
 
-        click.echo(f"ctxforge {version()}")
+        click.echo(f"ctxforge {__version__}")
         ctx.exit()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +38,8 @@ def find_architecture(config: Mapping[str, Any]) -> tuple[str, Architecture]:
             "config.json has no model_type", "use a checkpoint in the transformers layout, with its config.json"
         )
     if model_type not in ARCHITECTURES:
+        import difflib
+
         near = difflib.get_close_matches(model_type, ARCHITECTURES, n=1)
         hint = f" (nearest: {near[0]})" if near else ""
         raise UnsupportedError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from ctxforge.errors import UsageError
 from ctxforge.rope.methods import abf, by_parts, dynamic, llama3, none, ntk, pi, yarn
 from ctxforge.rope.methods.base import Method, Request
@@ -23,6 +21,8 @@ def find_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
+    import difflib
+
     near = difflib.get_close_matches(name, METHODS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(f"unknown method {name!r}", f"{hint}methods: {', '.join(METHODS)}")
