@@ -66,8 +66,8 @@ def work(side: str, options: argparse.Namespace, lengths: list[int]) -> dict[str
 
 def ours(model: Any, ids: list[int], lengths: list[int]) -> list[float]:
     """One pass over the longest length, with everything that `verify` does around it."""
-    from ctxforge.verify.onepass import OnePass
-    from ctxforge.verify.perplexity import by_length
+    from ctxforge.verification.onepass import OnePass
+    from ctxforge.verification.perplexity import by_length
 
     runner = OnePass(model, longest=lengths[-1])
     if not runner.prefix_invariant or runner.head_kind != "sliced":

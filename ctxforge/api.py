@@ -15,7 +15,7 @@ from ctxforge.static_checks import CheckReport
 from ctxforge.static_checks import check as check
 
 if TYPE_CHECKING:
-    from ctxforge.verify import VerifyReport, VerifySettings
+    from ctxforge.verification import VerifyReport, VerifySettings
 
 __all__ = ["CheckReport", "check", "extend", "inspect", "plan", "verify"]
 
@@ -109,9 +109,7 @@ def verify(
     Raises:
         CtxforgeError: the checkpoint or the text won't do.
     """
-    from ctxforge.verification import verify_folder
-
-    return verify_folder(Path(folder), text=text, source=None if source is None else str(source), settings=settings)
+    return pipeline.verify(Path(folder), text=text, source=None if source is None else str(source), settings=settings)
 
 
 def _recipe(

@@ -13,7 +13,7 @@ from ctxforge.recipe import ConversionRecipe, OutputOptions, parse_method
 from ctxforge.sources import BUNDLED, bundled_text
 
 if TYPE_CHECKING:
-    from ctxforge.verify import Measures
+    from ctxforge.verification import Measures
 
 METHODS = ("none", "pi", "ntk", "ntk-by-parts", "yarn", "llama3")
 Progress = Callable[[str, int, int], None]
@@ -62,8 +62,8 @@ def run(out: Path, *, to: str = "4x", overwrite: bool = True, progress: Progress
     Raises:
         CtxforgeError: the folder can't be written.
     """
-    from ctxforge.verify import VerifySettings, evaluate_model
-    from ctxforge.verify.load import load_model, load_tokenizer
+    from ctxforge.verification import VerifySettings, evaluate_model
+    from ctxforge.verification.load import load_model, load_tokenizer
 
     trained = inspect(BUNDLED).geometry.trained_length
     assert trained is not None

@@ -1,4 +1,4 @@
-"""The stages in order: read, understand, plan, lower, prove, write. Read this first.
+"""The stages in order: read, understand, plan, lower, prove, write, verify. Read this first.
 
 Source --> Checkpoint --> RopeGeometry --> RopePlan --> Edits --> a folder, renamed into place once
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctxforge import provenance
 from ctxforge.checkpoint import (
@@ -24,13 +24,17 @@ from ctxforge.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from ctxforge.errors import CheckpointError
+from ctxforge.errors import CheckpointError, UsageError
 from ctxforge.lengths import parse_length
 from ctxforge.recipe import ConversionRecipe, OutputOptions
 from ctxforge.rope import Lowered, RopeGeometry, RopePlan, find_method, lower, make_plan, prove, understand
 from ctxforge.sources import resolve_source
 
+if TYPE_CHECKING:
+    from ctxforge.verification import VerifyReport, VerifySettings
+
 Progress = Callable[[int, int], None]
+VerifyProgress = Callable[[str, int, int], None]
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -156,6 +160,54 @@ def extend(recipe: ConversionRecipe, output: OutputOptions, progress: Progress |
     return Converted(conversion, report)
 
 
+def verify(
+    folder: Path,
+    *,
+    text: str,
+    source: str | None = None,
+    trained_length: int | None = None,
+    target_length: int | None = None,
+    settings: VerifySettings | None = None,
+    progress: VerifyProgress | None = None,
+) -> VerifyReport:
+    """Measure the checkpoint in `folder`.
+
+    The lengths come from its provenance where the arguments are silent, then from its config and the source's.
+
+    Args:
+        folder: a converted checkpoint (or any other).
+        text: what to measure on.
+        source: the checkpoint it was made from; measured on the same tokens when given.
+        trained_length: L0 in tokens.
+        target_length: L' in tokens.
+        settings: see `VerifySettings`.
+        progress: called with (what, done, of how many).
+
+    Raises:
+        CtxforgeError: a folder, the text or a length won't do.
+    """
+    from ctxforge import verification
+
+    checkpoint = read_checkpoint(resolve_source(str(folder)))
+    local = _local(checkpoint)
+    origin = None if source is None else _local(read_checkpoint(resolve_source(source)))
+    target = target_length or _target(checkpoint)
+    trained = trained_length or _trained(checkpoint, origin)
+    if trained > target:
+        raise UsageError(
+            f"the trained length of {trained} exceeds the target of {target} tokens", "pass --to with a longer length"
+        )
+    return verification.verify(
+        _root(local),
+        source_dir=None if origin is None else _root(origin),
+        text=text,
+        trained_length=trained,
+        target_length=target,
+        settings=settings or verification.VerifySettings(),
+        progress=progress,
+    )
+
+
 def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:
     stated = None if recipe.trained_length is None else parse_length(recipe.trained_length)
     geometry = understand_checkpoint(checkpoint, stated)
@@ -186,3 +238,33 @@ def _edits(checkpoint: Checkpoint, rope_plan: RopePlan, lowered: Lowered) -> Edi
             patched: dict[str, Any] = {**tokenizer, "model_max_length": rope_plan.target_length}
             files[_TOKENIZER_CONFIG] = dump_json_like(checkpoint.json_texts[_TOKENIZER_CONFIG], patched)
     return Edits(files=files, tensors=lowered.tensors, removed=())
+
+
+def _local(checkpoint: Checkpoint) -> Checkpoint:
+    ready = checkpoint.root is not None and checkpoint.weights == "safetensors"
+    return checkpoint if ready else fetch(checkpoint)
+
+
+def _root(checkpoint: Checkpoint) -> Path:
+    assert checkpoint.root is not None
+    return checkpoint.root
+
+
+def _target(checkpoint: Checkpoint) -> int:
+    recorded = provenance.recorded_target(checkpoint.json_files.get(provenance.FILE_NAME))
+    if recorded is not None:
+        return recorded
+    geometry = understand_checkpoint(checkpoint)
+    return geometry.trained_length or geometry.max_position_embeddings
+
+
+def _trained(checkpoint: Checkpoint, origin: Checkpoint | None) -> int:
+    plan: Any = (checkpoint.json_files.get(provenance.FILE_NAME) or {}).get("plan")
+    recorded = plan.get("original_length") if isinstance(plan, Mapping) else None
+    if isinstance(recorded, int) and not isinstance(recorded, bool) and recorded > 1:
+        return recorded
+    geometry = understand_checkpoint(checkpoint if origin is None else origin)
+    length = geometry.trained_length if origin is not None else geometry.original_length
+    if length is None:
+        raise CheckpointError(f"the trained length is {geometry.evidence}", "pass --trained-length")
+    return length

@@ -1,7 +1,7 @@
 """Generate docs/reference from the code: commands, methods, architectures, exit codes, the Python API.
 
-    python docs/generate.py           write
-    python docs/generate.py --check   exit 1 if what is there is not current
+python docs/generate.py           write
+python docs/generate.py --check   exit 1 if what is there is not current
 """
 
 from __future__ import annotations

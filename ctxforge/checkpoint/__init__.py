@@ -3,15 +3,24 @@
 `read_checkpoint` looks at a source, `fetch` makes it local and safetensors, `write_checkpoint` makes the new folder.
 """
 
-from .dtypes import DTYPE_BITS, EDITABLE_DTYPES
-from .files import file_sha256, human_bytes
-from .integrity import verify_integrity
-from .jsonio import dump_json_like, parse_json_object
-from .patch import read_tensor, read_tensor_bytes
-from .read import fetch, read_checkpoint
-from .rewrite import write_safetensors_stream
-from .types import Checkpoint, Edits, FileInfo, Progress, ScaleRows, TensorInfo, WriteEstimate, WriteReport
-from .write import check_output, estimate_write, write_checkpoint
+from ctxforge.checkpoint.dtypes import DTYPE_BITS, EDITABLE_DTYPES
+from ctxforge.checkpoint.files import file_sha256, human_bytes
+from ctxforge.checkpoint.integrity import verify_integrity
+from ctxforge.checkpoint.jsonio import dump_json_like, parse_json_object
+from ctxforge.checkpoint.patch import read_tensor, read_tensor_bytes
+from ctxforge.checkpoint.read import fetch, read_checkpoint
+from ctxforge.checkpoint.rewrite import write_safetensors_stream
+from ctxforge.checkpoint.types import (
+    Checkpoint,
+    Edits,
+    FileInfo,
+    Progress,
+    ScaleRows,
+    TensorInfo,
+    WriteEstimate,
+    WriteReport,
+)
+from ctxforge.checkpoint.write import check_output, estimate_write, write_checkpoint
 
 __all__ = [
     "DTYPE_BITS",

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, UnsupportedError
-from .cache import imported
-from .files import file_sha256, reading
-from .jsonio import ascii_name
-from .layout import BIN_INDEX, INDEX, SINGLE
-from .local import read_json, read_local
-from .rewrite import TensorSpec, write_safetensors_stream
-from .staging import write_new
-from .types import Checkpoint, Progress
+from ctxforge.checkpoint.cache import imported
+from ctxforge.checkpoint.files import file_sha256, reading
+from ctxforge.checkpoint.jsonio import ascii_name
+from ctxforge.checkpoint.layout import BIN_INDEX, INDEX, SINGLE
+from ctxforge.checkpoint.local import read_json, read_local
+from ctxforge.checkpoint.rewrite import TensorSpec, write_safetensors_stream
+from ctxforge.checkpoint.staging import write_new
+from ctxforge.checkpoint.types import Checkpoint, Progress
+from ctxforge.errors import CheckpointError, UnsupportedError
 
 _REMEDY = "Use a safetensors version of this model."
 

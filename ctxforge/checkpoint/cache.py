@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ResourceError
-from .files import human_bytes
-from .staging import FILE_MODE, commit, free_bytes, locked, staged, sync_tree, writing
+from ctxforge.checkpoint.files import human_bytes
+from ctxforge.checkpoint.staging import FILE_MODE, commit, free_bytes, locked, staged, sync_tree, writing
+from ctxforge.errors import ResourceError
 
 
 def cache_root() -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import CheckpointError, ResourceError
+from ctxforge.errors import CheckpointError, ResourceError
 
 BLOCK = 4 * 1024 * 1024
 """Bytes handled at once when file contents pass through Python."""

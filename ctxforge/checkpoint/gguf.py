@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, CtxforgeError, ResourceError, UnsupportedError, UsageError
-from .cache import any_import, find_import, imported
-from .files import file_sha256, open_regular, pread_exact, reading
-from .jsonio import parse_json_object
-from .layout import CONFIG
-from .local import read_json, read_local
-from .types import Checkpoint, FileInfo, Progress
+from ctxforge.checkpoint.cache import any_import, find_import, imported
+from ctxforge.checkpoint.files import file_sha256, open_regular, pread_exact, reading
+from ctxforge.checkpoint.jsonio import parse_json_object
+from ctxforge.checkpoint.layout import CONFIG
+from ctxforge.checkpoint.local import read_json, read_local
+from ctxforge.checkpoint.types import Checkpoint, FileInfo, Progress
+from ctxforge.errors import CheckpointError, CtxforgeError, ResourceError, UnsupportedError, UsageError
+from ctxforge.quiet import quiet_transformers
 
 _LIBRARY_REMEDY = 'Install the extra: pip install "ctxforge-llm[gguf]".'
 
@@ -64,7 +65,7 @@ def _config(path: Path) -> tuple[dict[str, Any], str]:
     with reading(path.name), _library_errors(path.name):
         from transformers import AutoConfig
 
-        with _quiet_transformers():
+        with quiet_transformers(warnings=False):
             config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
         if getattr(config, "quantization_config", None) is not None:
             del config.quantization_config
@@ -94,22 +95,6 @@ def _library_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without its warnings and progress bars, which say nothing about the result here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def import_gguf(checkpoint: Checkpoint, progress: Progress | None) -> Checkpoint:
     """Convert a GGUF file to a bfloat16 safetensors folder in the cache, or find the one made earlier.
 
@@ -137,7 +122,7 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet_transformers():
+    with quiet_transformers(warnings=False):
         model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
         # save_pretrained refuses a model that still calls itself quantised, though the weights are plain by now.
         for owner, attribute in (

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError
-from .dtypes import DTYPE_BITS, tensor_bytes
-from .files import open_regular, pread_exact, reading
-from .jsonio import MAX_INT, DuplicateKeyError, ascii_name, unique_object
-from .types import TensorInfo
+from ctxforge.checkpoint.dtypes import DTYPE_BITS, tensor_bytes
+from ctxforge.checkpoint.files import open_regular, pread_exact, reading
+from ctxforge.checkpoint.jsonio import MAX_INT, DuplicateKeyError, ascii_name, unique_object
+from ctxforge.checkpoint.types import TensorInfo
+from ctxforge.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest header that the safetensors library accepts."""

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, CtxforgeError, HubError, UsageError
-from .header import MAX_HEADER_BYTES, header_length, parse_header, read_header
-from .jsonio import MAX_JSON_BYTES, ascii_name
-from .layout import CONFIG, JSON_SIDECARS, find_weights, unsupported_hub_gguf
-from .local import assemble, collect_tensors, read_local, resolve_layout
-from .types import Checkpoint, TensorInfo
+from ctxforge.checkpoint.header import MAX_HEADER_BYTES, header_length, parse_header, read_header
+from ctxforge.checkpoint.jsonio import MAX_JSON_BYTES, ascii_name
+from ctxforge.checkpoint.layout import CONFIG, JSON_SIDECARS, find_weights, unsupported_hub_gguf
+from ctxforge.checkpoint.local import assemble, collect_tensors, read_local, resolve_layout
+from ctxforge.checkpoint.types import Checkpoint, TensorInfo
+from ctxforge.errors import CheckpointError, CtxforgeError, HubError, UsageError
 
 _FIRST_READ = 100_000
 """Bytes of the first range: 97 % of the headers on the Hub fit in it (huggingface_hub#1855)."""
@@ -247,7 +247,7 @@ def _hub_error(error: Exception, repo: str, revision: str | None) -> CtxforgeErr
             "Check the network, or set HF_HUB_OFFLINE=1 to use what is in the cache.",
         )
     if isinstance(error, OSError):
-        from .staging import write_error
+        from ctxforge.checkpoint.staging import write_error
 
         return write_error(error, Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser())
     return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import CtxforgeError
-from .header import read_header
-from .jsonio import ascii_name
-from .layout import CONFIG, INDEX, JSON_SIDECARS, SHARD_PATTERN, SINGLE, find_weights, index_files
-from .local import list_folder, read_json
-from .types import TensorInfo
+from ctxforge.checkpoint.header import read_header
+from ctxforge.checkpoint.jsonio import ascii_name
+from ctxforge.checkpoint.layout import CONFIG, INDEX, JSON_SIDECARS, SHARD_PATTERN, SINGLE, find_weights, index_files
+from ctxforge.checkpoint.local import list_folder, read_json
+from ctxforge.checkpoint.types import TensorInfo
+from ctxforge.errors import CtxforgeError
 
 _MAX_NAMES = 3  # tensors named in one line
 

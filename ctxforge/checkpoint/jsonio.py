@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import CheckpointError, InternalError
+from ctxforge.errors import CheckpointError, InternalError
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """Largest config, tokenizer config or index that is read; real ones stay below 20 MB."""

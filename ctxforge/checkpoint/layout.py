@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CheckpointError, UnsupportedError, UsageError
-from .jsonio import ascii_name
+from ctxforge.checkpoint.jsonio import ascii_name
+from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
-from .files import read_small, reading
-from .header import read_header
-from .jsonio import MAX_JSON_BYTES, ascii_name, parse_json_object
-from .layout import (
+from ctxforge.checkpoint.files import read_small, reading
+from ctxforge.checkpoint.header import read_header
+from ctxforge.checkpoint.jsonio import MAX_JSON_BYTES, ascii_name, parse_json_object
+from ctxforge.checkpoint.layout import (
     CONFIG,
     JSON_SIDECARS,
     Layout,
@@ -22,7 +21,8 @@ from .layout import (
     skipped_folder,
     stays_behind,
 )
-from .types import Checkpoint, FileInfo, TensorInfo
+from ctxforge.checkpoint.types import Checkpoint, FileInfo, TensorInfo
+from ctxforge.errors import CheckpointError
 
 
 def list_folder(root: Path) -> dict[str, int]:
@@ -126,7 +126,7 @@ def read_local(root: Path, *, source: str | None = None, revision: str | None = 
     names = list_folder(root)
     layout, mapping = resolve_layout(root, names, source)
     if layout.weights == "gguf":
-        from .gguf import read_gguf
+        from ctxforge.checkpoint.gguf import read_gguf
 
         return read_gguf(root / layout.files[0], source=source)
     tensors: dict[str, TensorInfo] = {}

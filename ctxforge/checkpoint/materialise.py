@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from ..errors import CheckpointError
-from .files import BLOCK, open_regular, reading
-from .staging import FILE_MODE
+from ctxforge.checkpoint.files import BLOCK, open_regular, reading
+from ctxforge.checkpoint.staging import FILE_MODE
+from ctxforge.errors import CheckpointError
 
 COPY_CHUNK = 16 * 1024 * 1024
 """Bytes that the kernel copies between two progress reports; the disk starts on them while the next are copied."""

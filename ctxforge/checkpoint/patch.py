@@ -11,12 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, UnsupportedError, UsageError
-from .dtypes import EDITABLE_DTYPES
-from .files import open_regular, pread_exact, reading
-from .jsonio import ascii_name
-from .materialise import Rewrite, pwrite_all
-from .types import ScaleRows, TensorInfo
+from ctxforge.checkpoint.dtypes import EDITABLE_DTYPES
+from ctxforge.checkpoint.files import open_regular, pread_exact, reading
+from ctxforge.checkpoint.jsonio import ascii_name
+from ctxforge.checkpoint.materialise import Rewrite, pwrite_all
+from ctxforge.checkpoint.types import ScaleRows, TensorInfo
+from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from numpy import floating

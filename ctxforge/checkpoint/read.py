@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import CheckpointError, UsageError
-from .files import reading
-from .jsonio import ascii_name
-from .local import read_local
-from .types import Checkpoint, Progress
+from ctxforge.checkpoint.files import reading
+from ctxforge.checkpoint.jsonio import ascii_name
+from ctxforge.checkpoint.local import read_local
+from ctxforge.checkpoint.types import Checkpoint, Progress
+from ctxforge.errors import CheckpointError, UsageError
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[^\s@]+))?", re.ASCII)
 
@@ -49,7 +49,7 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
             f"{text} names the revision {match['revision']}, the option names {ascii_name(revision)}.",
             "Give only one of them.",
         )
-    from .hub import read_hub
+    from ctxforge.checkpoint.hub import read_hub
 
     return read_hub(match["repo"], revision or match["revision"])
 
@@ -70,7 +70,7 @@ def _read_path(path: Path, text: str) -> Checkpoint:
     if path.is_dir():
         return read_local(path, source=text)
     if path.is_file() and path.suffix.lower() == ".gguf":
-        from .gguf import read_gguf
+        from ctxforge.checkpoint.gguf import read_gguf
 
         return read_gguf(path, source=text)
     raise UsageError(
@@ -95,15 +95,15 @@ def fetch(checkpoint: Checkpoint, progress: Progress | None = None) -> Checkpoin
         ResourceError: no space or no permission for the cache.
     """
     if checkpoint.root is None:
-        from .hub import download
+        from ctxforge.checkpoint.hub import download
 
         checkpoint = download(checkpoint)
     if checkpoint.weights == "safetensors":
         return checkpoint
     if checkpoint.weights == "gguf":
-        from .gguf import import_gguf
+        from ctxforge.checkpoint.gguf import import_gguf
 
         return import_gguf(checkpoint, progress)
-    from .bins import import_bins
+    from ctxforge.checkpoint.bins import import_bins
 
     return import_bins(checkpoint, progress)

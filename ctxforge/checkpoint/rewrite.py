@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import InternalError
-from .dtypes import tensor_bytes
-from .header import build_header
-from .staging import FILE_MODE
+from ctxforge.checkpoint.dtypes import tensor_bytes
+from ctxforge.checkpoint.header import build_header
+from ctxforge.checkpoint.staging import FILE_MODE
+from ctxforge.errors import InternalError
 
 STREAM_BLOCK = 16 * 1024 * 1024
 """Largest piece that is written at once, in bytes."""

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import CtxforgeError, ResourceError
-from .files import human_bytes, out_of_space
+from ctxforge.checkpoint.files import human_bytes, out_of_space
+from ctxforge.errors import CtxforgeError, ResourceError
 
 FILE_MODE = 0o644
 """Mode of new files before the umask."""

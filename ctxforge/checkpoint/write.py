@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import InternalError, ResourceError, UsageError
-from .files import descriptor_sha256, file_sha256, human_bytes, open_regular, reading
-from .layout import CONFIG, safe_name
-from .materialise import materialise
-from .patch import Patch, plan_patches, rewrites
-from .staging import commit, free_bytes, locked, staged, sync_tree, write_new
-from .types import Checkpoint, Edits, Progress, WriteEstimate, WriteReport
+from ctxforge.checkpoint.files import descriptor_sha256, file_sha256, human_bytes, open_regular, reading
+from ctxforge.checkpoint.layout import CONFIG, safe_name
+from ctxforge.checkpoint.materialise import materialise
+from ctxforge.checkpoint.patch import Patch, plan_patches, rewrites
+from ctxforge.checkpoint.staging import commit, free_bytes, locked, staged, sync_tree, write_new
+from ctxforge.checkpoint.types import Checkpoint, Edits, Progress, WriteEstimate, WriteReport
+from ctxforge.errors import InternalError, ResourceError, UsageError
 
 SMALL_FILE = 64 * 1024 * 1024
 """Sidecars up to this size are hashed always; larger ones, like weights, only when a checksum is asked for."""
@@ -62,7 +62,7 @@ def estimate_write(checkpoint: Checkpoint, edits: Edits, out: Path) -> WriteEsti
     hashed = sum(patch.info.nbytes for found in work.patches.values() for patch in found)
     download = 0
     if checkpoint.root is None:
-        from .hub import missing_bytes
+        from ctxforge.checkpoint.hub import missing_bytes
 
         download = missing_bytes(checkpoint)
     return WriteEstimate(

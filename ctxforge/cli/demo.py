@@ -20,8 +20,8 @@ def command(ui: Output, out: Path, to: str) -> None:
     """Extend the bundled byte-level Llama with several methods, measure each, print the comparison, write the plot."""
     from ctxforge import demo
     from ctxforge.cli.files import write_text
-    from ctxforge.verify import plot_svg
-    from ctxforge.verify.plot import curve_of
+    from ctxforge.verification import plot_svg
+    from ctxforge.verification.plot import curve_of
 
     with ui.steps() as progress:
         shown = demo.run(out, to=to, progress=progress)

@@ -59,10 +59,10 @@ def command(
     One full-length pass without a KV cache gives every shorter length; retrieval plants needles at stratified depths
     and scores the answers teacher-forced, which equals greedy decoding.
     """
+    from ctxforge import pipeline
     from ctxforge.cli.files import read_text, write_text
     from ctxforge.lengths import parse_length
-    from ctxforge.verification import verify_folder
-    from ctxforge.verify import VerifySettings, curves_of, plot_svg, render_table
+    from ctxforge.verification import VerifySettings, curves_of, plot_svg, render_table
 
     settings = VerifySettings(
         lengths=None if lengths is None else tuple(parse_length(part) for part in lengths.split(",")),
@@ -77,7 +77,7 @@ def command(
     )
     text = read_text(text_path, folder)
     with ui.steps() as progress:
-        found = verify_folder(
+        found = pipeline.verify(
             Path(folder),
             text=text,
             source=source,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ctxforge.verify.head import SlicedHead
-from ctxforge.verify.onepass import OnePass, length_dependent
-from ctxforge.verify.perplexity import by_bucket, by_length, perplexity
-from tests.verify.tiny import DYNAMIC, LONGROPE, YARN, reference_losses, tiny, token_ids
+from ctxforge.verification.head import SlicedHead
+from ctxforge.verification.onepass import OnePass, length_dependent
+from ctxforge.verification.perplexity import by_bucket, by_length, perplexity
+from tests.verification.tiny import DYNAMIC, LONGROPE, YARN, reference_losses, tiny, token_ids
 
 KINDS = {
     "llama": {"rope_parameters": YARN},

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctxforge.errors import UsageError
-from ctxforge.verify.measure import Measures
-from ctxforge.verify.report import VerifyReport
-from ctxforge.verify.svg import SERIES, document, line, text
-from ctxforge.verify.tables import format_length
+from ctxforge.lengths import format_length
+from ctxforge.verification.measure import Measures
+from ctxforge.verification.report import VerifyReport
+from ctxforge.verification.svg import SERIES, document, line, text
 
 _WIDTH, _HEIGHT = 780.0, 460.0
 _LEFT, _RIGHT, _BOTTOM = 70.0, 24.0, 58.0

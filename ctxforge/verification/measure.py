@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ctxforge.verify import retrieval
-from ctxforge.verify.needles import Haystack, plant
-from ctxforge.verify.onepass import OnePass, Tick
-from ctxforge.verify.perplexity import BucketScore, LengthScore, Losses, by_bucket, by_length
-from ctxforge.verify.settings import VerifySettings, measured_lengths
-from ctxforge.verify.text import TokenText, tokenize
+from ctxforge.verification import retrieval
+from ctxforge.verification.needles import Haystack, plant
+from ctxforge.verification.onepass import OnePass, Tick
+from ctxforge.verification.perplexity import BucketScore, LengthScore, Losses, by_bucket, by_length
+from ctxforge.verification.settings import VerifySettings, measured_lengths
+from ctxforge.verification.text import TokenText, tokenize
 
 Progress = Callable[[str, int, int], None]
 

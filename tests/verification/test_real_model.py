@@ -1,6 +1,6 @@
 """SmolLM2-135M on the first 16 384 tokens of *Emma*: known figures, measured elsewhere with stock transformers.
 
-Ten minutes on two cores: `pytest -m real_model tests/verify`.
+Ten minutes on two cores: `pytest -m real_model tests/verification`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ctxforge.verify import VerifySettings, verify
-from ctxforge.verify.load import load_tokenizer
+from ctxforge.verification import VerifySettings, verify
+from ctxforge.verification.load import load_tokenizer
 from tests import assets
 
 pytestmark = pytest.mark.real_model

@@ -6,12 +6,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ctxforge.verify.load import load_model, load_tokenizer, memory_errors, pick_device, release
-from ctxforge.verify.measure import Measures, Progress, evaluate_model, prepare_text
-from ctxforge.verify.needles import ANSWER, QUESTION
-from ctxforge.verify.report import Protocol, VerifyReport, short_context
-from ctxforge.verify.settings import VerifySettings
-from ctxforge.verify.text import TokenText
+from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, release
+from ctxforge.verification.measure import Measures, Progress, evaluate_model, prepare_text
+from ctxforge.verification.needles import ANSWER, QUESTION
+from ctxforge.verification.report import Protocol, VerifyReport, short_context
+from ctxforge.verification.settings import VerifySettings
+from ctxforge.verification.text import TokenText
 
 
 def verify(

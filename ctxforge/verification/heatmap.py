@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from ctxforge.errors import UsageError
-from ctxforge.verify.retrieval import RetrievalCell
-from ctxforge.verify.svg import document, text
-from ctxforge.verify.tables import format_length
+from ctxforge.lengths import format_length
+from ctxforge.verification.retrieval import RetrievalCell
+from ctxforge.verification.svg import document, text
 
 _WIDTH = 780.0
 _LEFT, _RIGHT, _TOP, _ROW, _BOTTOM = 92.0, 24.0, 62.0, 34.0, 86.0

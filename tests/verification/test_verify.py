@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from ctxforge.errors import CheckpointError, ResourceError, UsageError
-from ctxforge.verify import (
+from ctxforge.lengths import format_length
+from ctxforge.verification import (
     Curve,
     VerifyReport,
     VerifySettings,
     curves_of,
     evaluate_model,
-    format_length,
     heatmap_svg,
     measured_lengths,
     plot_svg,
@@ -30,9 +30,9 @@ from ctxforge.verify import (
     short_context,
     verify,
 )
-from ctxforge.verify.load import memory_errors, pick_device
-from ctxforge.verify.text import added_prefix, tokenize
-from tests.verify.tiny import DYNAMIC, YARN, byte_tokenizer, prose, reference_losses, tiny
+from ctxforge.verification.load import memory_errors, pick_device
+from ctxforge.verification.text import added_prefix, tokenize
+from tests.verification.tiny import DYNAMIC, YARN, byte_tokenizer, prose, reference_losses, tiny
 
 TEXT = prose(2000)
 SETTINGS = VerifySettings(device="cpu", needles=3, seeds=2, buckets=4, documents=2)
@@ -346,7 +346,7 @@ def test_heatmap(report: VerifyReport) -> None:
 
 def test_importing_the_package_imports_no_torch() -> None:
     code = (
-        "import sys, ctxforge.verify as v; v.VerifySettings(); "
+        "import sys, ctxforge.verification as v; v.VerifySettings(); "
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'heavy import'; "
         "assert all(hasattr(v, name) for name in v.__all__)"
     )

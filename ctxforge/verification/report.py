@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxforge.errors import InternalError
-from ctxforge.verify.measure import Measures
+from ctxforge.verification.measure import Measures
 
 SCHEMA_VERSION = 1
 

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from ctxforge.errors import UnsupportedError
-from ctxforge.verify.branches import Branch, branch_attention, lay_out
-from ctxforge.verify.needles import Cell, Haystack, Needle
-from ctxforge.verify.onepass import OnePass, Tick
+from ctxforge.verification.branches import Branch, branch_attention, lay_out
+from ctxforge.verification.needles import Cell, Haystack, Needle
+from ctxforge.verification.onepass import OnePass, Tick
 
 BRANCH_ROWS = "branch rows"
 BRANCH_ROWS_PER_LENGTH = "branch rows a length"

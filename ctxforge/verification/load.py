@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ctxforge.errors import CheckpointError, ResourceError, UsageError
-from ctxforge.verify.settings import VerifySettings
+from ctxforge.quiet import quiet_transformers
+from ctxforge.verification.settings import VerifySettings
 
 
 def pick_device(name: str) -> str:
@@ -37,7 +38,7 @@ def load_model(folder: Path, settings: VerifySettings, device: str) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    with _load_errors(folder):
+    with _load_errors(folder), quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, settings.dtype),

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.verify.tiny import YARN, byte_tokenizer, prose, tiny
+from tests.verification.tiny import YARN, byte_tokenizer, prose, tiny
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "perplexity.py"
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ctxforge.verify.settings import VerifySettings, measured_lengths
+from ctxforge.verification.settings import VerifySettings, measured_lengths
 
 if TYPE_CHECKING:
-    from ctxforge.verify.heatmap import heatmap_svg
-    from ctxforge.verify.measure import Measures, evaluate_model, prepare_text
-    from ctxforge.verify.plot import Curve, curves_of, plot_svg
-    from ctxforge.verify.report import Protocol, ShortContext, VerifyReport, short_context
-    from ctxforge.verify.run import protocol, verify
-    from ctxforge.verify.tables import format_length, render_table
+    from ctxforge.verification.heatmap import heatmap_svg
+    from ctxforge.verification.measure import Measures, evaluate_model, prepare_text
+    from ctxforge.verification.plot import Curve, curves_of, plot_svg
+    from ctxforge.verification.report import Protocol, ShortContext, VerifyReport, short_context
+    from ctxforge.verification.run import protocol, verify
+    from ctxforge.verification.tables import render_table
 
 _HOME = {
     "Curve": "plot",
@@ -26,7 +26,6 @@ _HOME = {
     "VerifyReport": "report",
     "curves_of": "plot",
     "evaluate_model": "measure",
-    "format_length": "tables",
     "heatmap_svg": "heatmap",
     "plot_svg": "plot",
     "prepare_text": "measure",
@@ -45,7 +44,6 @@ __all__ = [
     "VerifySettings",
     "curves_of",
     "evaluate_model",
-    "format_length",
     "heatmap_svg",
     "measured_lengths",
     "plot_svg",

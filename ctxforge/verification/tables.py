@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ctxforge.verify.measure import Measures
-from ctxforge.verify.report import VerifyReport
+from ctxforge.lengths import format_length
+from ctxforge.verification.measure import Measures
+from ctxforge.verification.report import VerifyReport
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
@@ -19,14 +20,6 @@ def render_table(report: VerifyReport) -> list[Table]:
         _protocol(report),
     ]
     return [table for table in tables if table[2]]
-
-
-def format_length(tokens: int) -> str:
-    """`tokens` as people write lengths: 65536 as 64k, 1048576 as 1M, 1000 as 1000."""
-    for size, suffix in ((1 << 20, "M"), (1 << 10, "k")):
-        if tokens and tokens % size == 0:
-            return f"{tokens // size}{suffix}"
-    return str(tokens)
 
 
 def _perplexity_by_length(models: list[Measures], report: VerifyReport) -> Table:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ctxforge.errors import UnsupportedError, UsageError
-from ctxforge.verify import branches, needles, retrieval
-from ctxforge.verify.onepass import OnePass
-from tests.verify.tiny import DYNAMIC, LONGROPE, YARN, byte_tokenizer, prose, tiny, token_ids
+from ctxforge.verification import branches, needles, retrieval
+from ctxforge.verification.onepass import OnePass
+from tests.verification.tiny import DYNAMIC, LONGROPE, YARN, byte_tokenizer, prose, tiny, token_ids
 
 TOKENIZER = byte_tokenizer()
 LENGTHS = (100, 180, 250)

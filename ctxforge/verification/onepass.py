@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ctxforge.verify.head import SlicedHead
+from ctxforge.verification.head import SlicedHead
 
 Tick = Callable[[int, int], None]
 HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
