@@ -213,7 +213,8 @@ def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:
     geometry = understand_checkpoint(checkpoint, stated)
     original = None if recipe.original_length is None else parse_length(recipe.original_length)
     base_length = original or geometry.trained_length
-    target = None if recipe.to is None else parse_length(recipe.to, relative_to=base_length)
+    # Without a known length `make_plan` refuses with the reason, whatever the target.
+    target = None if recipe.to is None or base_length is None else parse_length(recipe.to, relative_to=base_length)
     rope_plan = make_plan(
         geometry,
         find_method(recipe.method.name),

@@ -43,9 +43,9 @@ def make_plan(
     """
     resolved = method.build_parameters(parameters or {})
     restarts = original_length is not None
-    start = _starting_length(geometry, original_length)
     if method.name == "none":
-        return _unchanged(geometry, resolved, start, target_length)
+        return _unchanged(geometry, resolved, target_length)
+    start = _starting_length(geometry, original_length)
     if target_length is None:
         raise UsageError("no target length", "say how long: --to 64k, --to 8x or --to 65536")
     _check_target(target_length, start)
@@ -133,7 +133,8 @@ def _compose(new: Rotation, kept: Rotation, temperature: float | None) -> Rotati
     return Rotation(divisors, a * kept.temperature, form, new.length_dependent)
 
 
-def _unchanged(geometry: RopeGeometry, resolved: object, start: int, target: int | None) -> RopePlan:
+def _unchanged(geometry: RopeGeometry, resolved: object, target: int | None) -> RopePlan:
+    start = geometry.trained_length or geometry.max_position_embeddings
     groups = tuple(
         GroupPlan(group.layer_type, group.layers, group.rotated_dims, group.base, group.in_force, False)
         for group in geometry.groups

@@ -238,3 +238,11 @@ def test_a_source_that_is_nowhere(cli: Callable[..., object], monkeypatch: pytes
     refused = cli("inspect", "./no-such-folder")
     assert refused.code == 2
     assert "Traceback" not in refused.err
+
+
+def test_a_relative_target_on_an_undecidable_length(cli: Callable[..., object], tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", rope_scaling={"type": "linear", "factor": 4.0})
+    refused = cli("plan", source, "-m", "yarn", "--to", "4x")
+    assert_refused(refused, "not decidable", 3)
+    assert "--trained-length" in refused.err
+    assert cli("plan", source, "-m", "yarn", "--to", "4x", "--trained-length", "16k").code == 0

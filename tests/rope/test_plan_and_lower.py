@@ -172,3 +172,10 @@ def test_longrope_reads_alike_in_both_majors() -> None:
     four = read_rotations(silent, "llama", "transformers 4")[None].rotation.temperature
     five = read_rotations(silent, "llama", "transformers 5")[None].rotation.temperature
     assert abs(four - five) > 1e-4
+
+
+def test_method_none_needs_no_length() -> None:
+    source = {**LLAMA, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    plan = make_plan(understand(source), find_method("none"), None)
+    assert not plan.changed
+    assert lower(plan, understand(source), source, {}).config == source
