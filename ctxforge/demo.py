@@ -68,7 +68,7 @@ def run(out: Path, *, to: str = "4x", overwrite: bool = True, progress: Progress
     trained = inspect(BUNDLED).geometry.trained_length
     assert trained is not None
     target = parse_length(to, relative_to=trained)
-    settings = VerifySettings(buckets=16, documents=2, needles=8, seeds=4, short_windows=8, device="cpu")
+    settings = VerifySettings(buckets=16, documents=4, needles=8, seeds=6, short_windows=8, device="cpu")
     folders: dict[str, Path] = {}
     measures: dict[str, Measures] = {}
     out.mkdir(parents=True, exist_ok=True)
