@@ -51,7 +51,7 @@ class Output:
             self.text(f"  {name:<{width}}  {value}")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table, right-aligned but for its first column."""
+        """A table; columns of figures are aligned right, others left."""
         if self.as_json:
             return
         from rich.box import SIMPLE_HEAD
@@ -60,7 +60,8 @@ class Output:
 
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+            figures = i > 0 and all(row[i][:1].isdigit() or row[i][:1] in "+-" for row in rows)
+            table.add_column(name, justify="right" if figures else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
         console = Console(file=sys.stdout)

@@ -20,15 +20,6 @@ QUESTION = " The number of {word} is"
 ANSWER = " {digits}."
 DIGITS = 5
 
-_FALLBACK_WORDS = """
-apple anchor basket beacon candle canyon carpet castle cherry copper cotton desert dragon eagle ember engine
-falcon feather forest garden ginger glacier guitar hammer harbor helmet hollow island jacket jasmine kettle
-ladder lantern lemon linen lizard magnet marble meadow mirror monkey mountain needle ocean olive orange orchid
-oyster paddle paper parrot pebble pencil pepper pillow pirate planet pocket poplar rabbit raven ribbon river
-rocket saddle salmon sandal shadow silver sparrow spider spruce statue summer tailor teapot temple thunder tiger
-timber tomato tunnel turtle valley velvet violin walnut whistle willow window winter wizard yellow
-"""
-
 
 @dataclass(frozen=True)
 class Needle:
@@ -73,13 +64,9 @@ class Haystack:
 
 
 def bundled_words() -> tuple[str, ...]:
-    """The package's word list (`ctxforge/bundled/words.txt`, one a line), or a built-in list where it is missing."""
-    entry = resources.files("ctxforge").joinpath("bundled").joinpath("words.txt")
-    try:
-        words = tuple(dict.fromkeys(entry.read_text("utf-8").split()))
-    except OSError:
-        words = ()
-    return words or tuple(_FALLBACK_WORDS.split())
+    """The package's word list: `ctxforge/bundled/words.txt`, one a line."""
+    entry = resources.files("ctxforge") / "bundled" / "words.txt"
+    return tuple(entry.read_text(encoding="utf-8").split())
 
 
 def make_needle(tokenizer: Any, word: str, digits: str) -> Needle:

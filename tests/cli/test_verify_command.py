@@ -1,0 +1,62 @@
+"""`verify` and `demo` from the command line, on the bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ctxforge
+
+SMALL = ("--needles", "3", "--seeds", "1", "--buckets", "4", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ctxforge.extend("bundled", method="yarn", to="2x", out=tmp_path_factory.mktemp("verify") / "out").out
+
+
+def test_verify_measures_the_recorded_lengths(cli: Callable[..., object], converted: Path, tmp_path: Path) -> None:
+    plot, report = tmp_path / "curve.svg", tmp_path / "reports" / "report.json"
+    done = cli("verify", converted, "--source", "bundled", *SMALL, "--plot", plot, "--report", report, "--json")
+    assert done.code == 0, done.err
+    found = done.document["report"]
+    assert (found["protocol"]["trained_length"], found["protocol"]["target_length"]) == (512, 1024)
+    source, result = (
+        {entry["length"]: entry["ppl"] for entry in found[name]["lengths"]} for name in ("source", "result")
+    )
+    assert source[512] == pytest.approx(result[512], rel=0.05)
+    assert source[1024] > 1.1 * result[1024]
+    assert "<svg" in plot.read_text()
+    assert report.exists()
+    shown = cli("verify", converted, *SMALL, "--no-retrieval")
+    for words in ("Perplexity by position", "beyond trained", "Protocol"):
+        assert words in shown.out
+
+
+def test_verify_refuses_what_it_cannot_measure(cli: Callable[..., object], converted: Path, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("too short")
+    short = cli("verify", converted, "--text", text)
+    assert short.code == 2
+    assert "1024" in short.err
+    text.write_bytes(b"\xff\xfe\x00binary")
+    assert "not UTF-8" in cli("verify", converted, "--text", text).err
+    assert cli("verify", converted, "--to", "0").code == 2
+    assert cli("verify", tmp_path / "nowhere").code == 2
+
+
+def test_demo_compares_the_methods(cli: Callable[..., object], tmp_path: Path) -> None:
+    done = cli("demo", "--out", tmp_path / "demo", "--to", "2x", "--json")
+    assert done.code == 0, done.err
+    assert [row["method"] for row in done.document["comparison"]] == [
+        "none",
+        "pi",
+        "ntk",
+        "ntk-by-parts",
+        "yarn",
+        "llama3",
+    ]
+    assert (tmp_path / "demo" / "perplexity.svg").exists()
+    assert ctxforge.check(tmp_path / "demo" / "yarn").passed
