@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from ctxforge import pipeline
-from ctxforge.errors import UsageError
-from ctxforge.recipe import ConversionRecipe, MethodChoice, OutputOptions, Scalar
+from ctxforge.recipe import ConversionRecipe, OutputOptions, Scalar, validated
 from ctxforge.static_checks import CheckReport
 from ctxforge.static_checks import check as check
 
@@ -122,16 +119,13 @@ def _recipe(
     original_length: str | int | None,
     trained_length: str | int | None,
 ) -> ConversionRecipe:
-    try:
-        return ConversionRecipe(
-            source=str(source),
-            revision=revision,
-            method=MethodChoice(name=method, parameters=dict(parameters or {}), temperature=temperature),
-            to=to,
-            original_length=original_length,
-            trained_length=trained_length,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{name}: {first['msg']}", "give the argument the type that the signature names") from None
+    return validated(
+        {
+            "source": str(source),
+            "revision": revision,
+            "method": {"name": method, "parameters": dict(parameters or {}), "temperature": temperature},
+            "to": to,
+            "original_length": original_length,
+            "trained_length": trained_length,
+        }
+    )

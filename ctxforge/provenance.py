@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -35,7 +36,7 @@ def record(conversion: Conversion, sha256: Mapping[str, str], tensor_sha256: Map
             "weights": checkpoint.weights,
             "config_sha256": hashlib.sha256(checkpoint.config_text.encode()).hexdigest(),
         },
-        "recipe": conversion.recipe.model_dump(mode="json"),
+        "recipe": dataclasses.asdict(conversion.recipe),
         "plan": plan_document(conversion),
         "files": dict(sorted(sha256.items())),
         "edited_tensors": dict(sorted(tensor_sha256.items())),

@@ -1,54 +1,94 @@
-"""What a user asked for. The command line and recipe files fill the same objects."""
+"""What a user asked for. The command line, the Python API and recipe files fill the same objects.
+
+Frozen dataclasses and not pydantic models, because every command pays for what is imported here. `validated` checks
+plain data against them with pydantic, unknown keys forbidden, when a file or a Python caller brings it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, ClassVar
 
 from ctxforge.errors import UsageError
 
 Scalar = bool | int | float | str
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class MethodChoice:
+    """A method and its parameters.
+
+    Attributes:
+        name: a method of `ctxforge methods`.
+        parameters: the method's own parameters.
+        temperature: replaces the method's temperature a (on cos and sin; q.k gets its square).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    parameters: dict[str, Scalar] = field(default_factory=dict)
+    temperature: float | None = None
 
 
-class MethodChoice(_Strict):
-    """A method and its parameters."""
+@dataclass(frozen=True, kw_only=True)
+class ConversionRecipe:
+    """One conversion, from a source to a plan.
 
-    name: str = Field(description="a method of `ctxforge methods`")
-    parameters: dict[str, Scalar] = Field(default_factory=dict, description="the method's own parameters")
-    temperature: float | None = Field(
-        default=None, description="replaces the method's temperature a (on cos and sin; q.k gets its square)"
-    )
+    Attributes:
+        source: a folder, a .gguf file, a Hub id org/name[@revision], or `bundled`.
+        method: what to do.
+        revision: branch, tag or commit of a Hub source.
+        to: target length: 64k, 8x, 65536.
+        original_length: drop any scaling in force and start from this trained length.
+        trained_length: the length the source works at now, where its config doesn't tell or is wrong.
+        version: of this format.
+    """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-class ConversionRecipe(_Strict):
-    """One conversion, from a source to a plan."""
-
-    version: Literal[1] = 1
-    source: str = Field(description="a folder, a .gguf file, a Hub id org/name[@revision], or `bundled`")
-    revision: str | None = Field(default=None, description="branch, tag or commit of a Hub source")
+    source: str
     method: MethodChoice
-    to: str | int | None = Field(default=None, description="target length: 64k, 8x, 65536")
-    original_length: str | int | None = Field(
-        default=None, description="drop any scaling in force and start from this trained length"
-    )
-    trained_length: str | int | None = Field(
-        default=None, description="the length the source works at now, where its config doesn't tell or is wrong"
-    )
+    revision: str | None = None
+    to: str | int | None = None
+    original_length: str | int | None = None
+    trained_length: str | int | None = None
+    version: int = 1
 
 
-class OutputOptions(_Strict):
-    """How a conversion is written."""
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How a conversion is written.
+
+    Attributes:
+        out: folder to write.
+        link: hardlink untouched files instead of copying.
+        overwrite: replace an existing output, at the very end.
+        checksum: record the sha256 of copied weights too.
+    """
 
     out: Path
-    link: bool = Field(default=False, description="hardlink untouched files instead of copying")
-    overwrite: bool = Field(default=False, description="replace an existing output, at the very end")
-    checksum: bool = Field(default=False, description="record the sha256 of copied weights too")
+    link: bool = False
+    overwrite: bool = False
+    checksum: bool = False
+
+
+def validated(values: Mapping[str, Any]) -> ConversionRecipe:
+    """A recipe from plain data, checked strictly: unknown keys and wrong types are refused.
+
+    Raises:
+        UsageError: names the first wrong entry.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(ConversionRecipe).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{name}: {first['msg']}", "see ctxforge extend --help for what each entry takes") from None
 
 
 def parse_method(text: str, parameters: tuple[str, ...] = (), temperature: float | None = None) -> MethodChoice:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import ctxforge
+from ctxforge.errors import UsageError
+from ctxforge.recipe import validated
 from ctxforge.sources import bundled_model
 from tests.llama_folder import CONFIG, write_folder
 
@@ -182,6 +184,13 @@ def test_python_api(tmp_path: Path) -> None:
     assert ctxforge.check(done.out).passed
     assert ctxforge.inspect(done.out).geometry.trained_length == 2048
     assert done.report.tensor_bytes_written == 0
+
+
+def test_python_api_refuses_wrong_types(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="temperature"):
+        ctxforge.plan("bundled", method="yarn", to="4x", temperature="hot")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="zz"):
+        validated({"source": "bundled", "method": {"name": "yarn", "zz": 1}})
 
 
 def test_completion_and_version(cli: Callable[..., object]) -> None:
