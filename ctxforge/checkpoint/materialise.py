@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -70,28 +71,51 @@ def materialise(
                 return "linked"
             if not cloned:
                 before_copy()
-            early = _EarlyWriteback(writer)
-            done = 0
+            with _beside(rewrites, reader, writer) as finish:
+                done = 0 if not cloned else size
+                early = _EarlyWriteback(writer)
 
-            def reached(position: int) -> None:
-                nonlocal done
-                early.reached(position)
-                advance(position - done)
-                done = position
+                def reached(position: int) -> None:
+                    nonlocal done
+                    early.reached(position)
+                    advance(position - done)
+                    done = position
 
-            for start, stop, rewrite in rewrites:
-                # In the order of the file, so that every byte goes to the disk once.
                 if not cloned:
-                    copy_range(reader, writer, name, done, start, reached)
-                rewrite(reader, writer)
-                reached(stop)
-            if not cloned:
-                copy_range(reader, writer, name, done, size, reached)
-            else:
-                advance(size - done)
+                    for start, stop, _ in rewrites:
+                        copy_range(reader, writer, name, done, start, reached)
+                        done = stop
+                    copy_range(reader, writer, name, done, size, reached)
+                finish()
+            advance(size if cloned else sum(stop - start for start, stop, _ in rewrites))
         finally:
             os.close(writer)
     return "cloned" if cloned else "copied"
+
+
+@contextmanager
+def _beside(rewrites: Sequence[Rewrite], reader: int, writer: int) -> Iterator[Callable[[], None]]:
+    """Run `rewrites` one after another in a thread of their own while the body copies the ranges between them.
+
+    Scaling keeps a processor busy and copying waits for the kernel, so the two overlap; both use offsets of their own,
+    never the files' positions. The body calls what it is given to wait for the rewrites and to hear their errors.
+    """
+    if not rewrites:
+        yield lambda: None
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        pending = [pool.submit(rewrite, reader, writer) for _, _, rewrite in rewrites]
+
+        def finish() -> None:
+            for future in pending:
+                future.result()
+
+        yield finish
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _changed(name: str) -> CheckpointError:

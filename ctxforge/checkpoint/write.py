@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ctxforge.checkpoint.files import descriptor_sha256, file_sha256, human_bytes, open_regular, reading
 from ctxforge.checkpoint.layout import CONFIG, safe_name
@@ -226,6 +227,7 @@ def _carry(
     """Bring over the source's files, patch the shards that have edits; check the space before a real copy."""
     sizes = checkpoint.file_sizes
     shards = set(checkpoint.shards)
+    hashing = _Hashing()
     # The weights first: they show whether blocks are shared or linked, hence whether the space must be there.
     for name in sorted(work.carried, key=lambda name: (name not in shards, name)):
         target = staging / name
@@ -248,7 +250,9 @@ def _carry(
         tally.written += moved
         tally.tensor_written += moved if name in shards else 0
         if patches:
-            _hash_tensors(target, name, patches, tally)
+            hashing.start(target, name, patches)
+    tally.tensor_sha256, hashed = hashing.finish()
+    tally.read += hashed
 
 
 def _check_space(staging: Path, tally: _Tally, needed: int) -> None:
@@ -262,11 +266,38 @@ def _check_space(staging: Path, tally: _Tally, needed: int) -> None:
         )
 
 
-def _hash_tensors(target: Path, name: str, patches: tuple[Patch, ...], tally: _Tally) -> None:
+class _Hashing:
+    """Hashes edited tensors in a thread of its own, while the next shard is copied."""
+
+    def __init__(self) -> None:
+        self._thread: Any = None
+        self._found: list[Any] = []
+
+    def start(self, target: Path, name: str, patches: tuple[Patch, ...]) -> None:
+        """Hash the tensors of `patches` in the finished file `target`."""
+        if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._thread = ThreadPoolExecutor(max_workers=1)
+        self._found.append(self._thread.submit(_hash_tensors, target, name, patches))
+
+    def finish(self) -> tuple[dict[str, str], int]:
+        """The digests by tensor name, and the bytes that were read for them."""
+        digests: dict[str, str] = {}
+        count = 0
+        for found in self._found:
+            some, read = found.result()
+            digests |= some
+            count += read
+        if self._thread is not None:
+            self._thread.shutdown()
+        return digests, count
+
+
+def _hash_tensors(target: Path, name: str, patches: tuple[Patch, ...]) -> tuple[dict[str, str], int]:
     with open_regular(target, name) as file, reading(name):
-        for patch in patches:
-            tally.tensor_sha256[patch.info.name] = descriptor_sha256(file, patch.info.start, patch.info.end)
-            tally.read += patch.info.nbytes
+        digests = {patch.info.name: descriptor_sha256(file, patch.info.start, patch.info.end) for patch in patches}
+    return digests, sum(patch.info.nbytes for patch in patches)
 
 
 def _hash(staging: Path, work: _Work, checkpoint: Checkpoint, tally: _Tally, *, checksum: bool) -> None:

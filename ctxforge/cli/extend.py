@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def command(ui: Output, out: Path, link: bool, overwrite: bool, checksum: bool, 
     SOURCE is a folder, a .gguf file, a Hub id (org/name, org/name@revision), or `bundled`. The output appears under
     its final name whole or not at all; the source is never touched.
     """
+    # Edits are elementwise: starting OpenBLAS's threads would cost more than half of numpy's import, for nothing.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ctxforge import pipeline
     from ctxforge.provenance import plan_document
     from ctxforge.recipe import OutputOptions
