@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ctxforge.checkpoint import ScaleRows, TensorInfo
@@ -33,12 +33,14 @@ class Lowered:
         tensors: weight edits.
         folded: the factor on q.k that the weights now carry, by layer type; 1 where nothing is folded.
         notes: how it was expressed and where engines differ, one line each.
+        files: further files of the checkpoint (custom modeling code), by name.
     """
 
     config: dict[str, Any]
     tensors: tuple[ScaleRows, ...]
     folded: Mapping[str | None, float]
     notes: tuple[str, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def lower(

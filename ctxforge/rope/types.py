@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# The divisor of a pair that does not rotate at all. Finite, so that JSON and float32 hold it times any b^(2i/d): at a
+# billion tokens its angle is 1e-21.
+UNROTATED = 1e30
+
 
 @dataclass(frozen=True)
 class RopeForm:
     """A scaling as the RoPE dialects of config.json name it: a type and that type's parameters.
 
-    `type` is one of default, linear, dynamic, yarn, llama3, longrope. For `default`, a changed base stands in
-    `parameters["rope_theta"]`.
+    `type` is one of default, linear, dynamic, yarn, llama3, longrope, proportional. For `default`, a changed base
+    stands in `parameters["rope_theta"]`.
     """
 
     type: str
@@ -25,17 +29,30 @@ class RopeForm:
 
 
 @dataclass(frozen=True)
+class CustomCode:
+    """A rotation that no config key expresses: the modeling file that computes it, and its parameters.
+
+    `name` is a module of templates/modeling; `parameters` go under the config's `ctxforge` key.
+    """
+
+    name: str
+    parameters: Mapping[str, float | int | bool | str | list[float] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Rotation:
     """The function that one rotary table computes: divisors lambda_i, one per pair, and the temperature a.
 
-    `length_dependent` marks tables that change with the running length (dynamic NTK, longrope with two different
-    lists); `divisors` then hold for the longest length that the config declares.
+    A divisor of `UNROTATED` marks a pair that does not rotate. `length_dependent` marks tables that change with the
+    running length (dynamic NTK, longrope with two different lists); `divisors` then hold for the longest length that
+    the config declares. `code` names the modeling file of a rotation that config keys can't express.
     """
 
     divisors: tuple[float, ...]
     temperature: float = 1.0
     form: RopeForm | None = None
     length_dependent: bool = False
+    code: CustomCode | None = None
 
     @property
     def is_plain(self) -> bool:

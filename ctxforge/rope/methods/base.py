@@ -47,6 +47,8 @@ class Method:
         parameters: a frozen dataclass; its fields are the method's parameters.
         compute: (parameters, request) -> Rotation, with divisors relative to the request's spectrum.
         warnings: (parameters, request) -> lines that the plan shows.
+        scheme: the kind of positions that it extends: rope, learned (a table of embeddings) or alibi.
+        needs_code: the result loads with custom modeling code only.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Method:
     parameters: type[Any]
     compute: Callable[[Any, Request], Rotation]
     warnings: Callable[[Any, Request], tuple[str, ...]] = lambda _parameters, _request: ()
+    scheme: str = "rope"
+    needs_code: bool = False
 
     def build_parameters(self, given: Mapping[str, object]) -> Any:
         """The parameter dataclass filled from `given`, each value checked against its default's type.

@@ -1,0 +1,59 @@
+"""The types that the stages of learned and ALiBi positions hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Scheme = Literal["learned", "alibi"]
+
+
+@dataclass(frozen=True)
+class PositionGeometry:
+    """A model's positions, read from its config.
+
+    Attributes:
+        model_type: of the model.
+        scheme: `learned`: a table of one embedding a position; `alibi`: a bias of slope * distance a head.
+        layers, heads: counts.
+        max_position_embeddings: as the config says, whatever it calls it.
+        original_length: L0 before any scaling in force.
+        trained_length: the length that the weights work at now.
+        evidence: how the lengths were decided, in words.
+    """
+
+    model_type: str
+    scheme: Scheme
+    layers: int
+    heads: int
+    max_position_embeddings: int
+    original_length: int | None
+    trained_length: int | None
+    evidence: str
+
+
+@dataclass(frozen=True)
+class PositionPlan:
+    """A method applied to such a model: numbers alone.
+
+    Attributes:
+        method: its name.
+        parameters: the method's parameters, resolved.
+        original_length: L0 that the method was given.
+        target_length: L'.
+        scale: s = L'/L0.
+        warnings: what the user must know, one line each.
+    """
+
+    method: str
+    parameters: Mapping[str, float | int | bool | str | None]
+    original_length: int
+    target_length: int
+    scale: float
+    warnings: tuple[str, ...]
+
+    @property
+    def changed(self) -> bool:
+        """True when the method changes anything."""
+        return self.method != "none"
