@@ -44,6 +44,7 @@ class ConversionRecipe:
         to: target length: 64k, 8x, 65536.
         original_length: drop any scaling in force and start from this trained length.
         trained_length: the length the source works at now, where its config doesn't tell or is wrong.
+        portability: which engines the result is written for: widest, exact or transformers.
         version: of this format.
     """
 
@@ -55,6 +56,7 @@ class ConversionRecipe:
     to: str | int | None = None
     original_length: str | int | None = None
     trained_length: str | int | None = None
+    portability: str = "widest"
     version: int = 1
 
 

@@ -1,15 +1,14 @@
 """Lower: from (lambda, a) to the most portable config that expresses it exactly, and the weight edits it needs.
 
-The ladder, from the widest reach to the last resort: the form that the method named, one factor for all pairs
-(`linear`), a geometric change (a new base), and lists of divisors (`longrope`). Each candidate is read back by the
-independent reader and taken only if it computes the planned divisors; what is missing of the temperature is folded
-into the query.
+The forms to try, in order, are `ctxforge.rope.ladder`'s. Each candidate is read back by the independent reader and
+taken only if it computes the planned divisors; what is missing of the temperature is folded into the query, unless
+the weights are to stay untouched: then a form must carry the temperature too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +17,13 @@ from ctxforge.errors import CtxforgeError, UnsupportedError
 from ctxforge.rope.architectures import ARCHITECTURES, Architecture
 from ctxforge.rope.dialects import write_forms
 from ctxforge.rope.fold import fold_temperature
-from ctxforge.rope.reader import DIALECTS, ORIGINAL_KEY, Table, legacy_refusal, read_rotations
+from ctxforge.rope.ladder import Portability, candidates, lowering_notes
+from ctxforge.rope.reader import DIALECTS, Table, legacy_refusal, read_rotations
 from ctxforge.rope.types import GroupPlan, RopeForm, RopeGeometry, RopePlan
 
 _EXACT = 1e-9
+# Radians per token: slower than this, a pair turns by less than float32 resolves within any length.
+STILL = 1e-20
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Lowered:
         folded: the factor on q.k that the weights now carry, by layer type; 1 where nothing is folded.
         notes: how it was expressed and where engines differ, one line each.
         files: further files of the checkpoint (custom modeling code), by name.
+        forms: the form that each table was written as.
     """
 
     config: dict[str, Any]
@@ -41,6 +44,7 @@ class Lowered:
     folded: Mapping[str | None, float]
     notes: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
+    forms: Mapping[str | None, RopeForm] = field(default_factory=dict)
 
 
 def lower(
@@ -48,6 +52,7 @@ def lower(
     geometry: RopeGeometry,
     config: Mapping[str, Any],
     tensors: Mapping[str, TensorInfo],
+    portability: Portability = "widest",
 ) -> Lowered:
     """Express `plan` as edits to a checkpoint's config and weights.
 
@@ -56,6 +61,7 @@ def lower(
         geometry: the source's.
         config: the source's whole config.json.
         tensors: its tensor index, for the fold.
+        portability: which engines the result is written for, see `ctxforge.rope.ladder`.
 
     Raises:
         UnsupportedError: no form that this architecture reads expresses the plan, or the fold meets quantised weights.
@@ -72,23 +78,33 @@ def lower(
     edits: list[ScaleRows] = []
     folded: dict[str | None, float] = dict.fromkeys(kept, 1.0)
     notes: list[str] = []
-    longest = plan.target_length
     patched = dict(inner)
     for group in (group for group in plan.groups if group.changed):
-        form, base = _choose(plan, group, geometry, architecture, inner, forms)
+        form, base = _choose(plan, group, geometry, architecture, inner, forms, portability)
         forms[group.layer_type] = (form, base)
         longest = plan.original_length if form.type == "dynamic" else plan.target_length
         patched = write_forms(inner, geometry, architecture, forms, longest, plan.original_length)
         table = read_rotations(patched, geometry.model_type, "transformers 5")[group.layer_type]
         factor = (group.rotation.temperature / table.rotation.temperature) ** 2
         folded[group.layer_type] = factor if abs(factor - 1) > _EXACT else 1.0
+        new_edits: tuple[ScaleRows, ...] = ()
         if folded[group.layer_type] != 1.0:
-            edits += fold_temperature(geometry, inner, tensors, group.layers, group.rotated_dims, factor)
-        notes += _notes(form, factor, len(edits))
+            new_edits = fold_temperature(geometry, inner, tensors, group.layers, group.rotated_dims, factor)
+        edits += new_edits
+        notes += lowering_notes(form, group, portability, factor if new_edits else 1.0, new_edits, tensors)
     refused = legacy_refusal(patched, geometry.model_type)
     if refused is not None:
         notes.append(f"transformers 4.x refuses the rope type {refused} for {geometry.model_type}: load with 5.x")
-    return Lowered(_replace(config, geometry.config_path, patched), tuple(edits), folded, tuple(notes))
+    whole = _replace(config, geometry.config_path, patched)
+    files: dict[str, bytes] = {}
+    code = next((group.rotation.code for group in plan.groups if group.rotation.code is not None), None)
+    if code is not None:
+        from ctxforge.rope import custom_code
+
+        whole, files, code_notes = custom_code.attach(code, whole, geometry)
+        notes += code_notes
+    unique = tuple(dict.fromkeys(notes))
+    return Lowered(whole, tuple(edits), folded, unique, files, {key: form for key, (form, _base) in forms.items()})
 
 
 def _choose(
@@ -98,20 +114,37 @@ def _choose(
     architecture: Architecture,
     config: Mapping[str, Any],
     forms: Mapping[str | None, tuple[RopeForm, float]],
+    portability: Portability,
 ) -> tuple[RopeForm, float]:
-    """The first form on the ladder that the architecture reads and that computes the planned divisors."""
-    for form, base in _candidates(plan, group):
+    """The first form on the ladder that the architecture reads and that computes the planned rotation.
+
+    Where weights must stay untouched, the temperature has to come out right too.
+    """
+    refused = []
+    for form, base in candidates(plan, group, portability):
         if architecture.scaling_types is not None and form.type not in architecture.scaling_types:
+            refused.append(form.type)
             continue
         longest = plan.original_length if form.type == "dynamic" else plan.target_length
         trial = write_forms(
             config, geometry, architecture, {**forms, group.layer_type: (form, base)}, longest, plan.original_length
         )
         dialects = readable_dialects(trial, geometry.model_type)
-        if all(_matches(trial, geometry.model_type, dialect, group, form) for dialect in dialects):
+        with_temperature = portability != "widest" and group.rotation.code is None
+        if all(
+            _matches(trial, geometry.model_type, dialect, group, form, with_temperature=with_temperature)
+            for dialect in dialects
+        ):
             return form, base
+    if portability != "widest":
+        raise UnsupportedError(
+            f"no rope type that {geometry.model_type} reads expresses this plan with the weights untouched",
+            "use --portability widest, which folds the temperature into the query weights",
+        )
+    reads = f" (it reads {', '.join(architecture.scaling_types or ())} only)" if refused else ""
     raise UnsupportedError(
-        f"no rope type that {geometry.model_type} reads expresses this plan", "choose another method (ctxforge methods)"
+        f"no rope type that {geometry.model_type} reads expresses this plan{reads}",
+        "choose another method (ctxforge methods)",
     )
 
 
@@ -120,73 +153,43 @@ def readable_dialects(config: Mapping[str, Any], model_type: str) -> tuple[str, 
     return DIALECTS[:1] if legacy_refusal(config, model_type) is not None else DIALECTS
 
 
-def _matches(config: Mapping[str, Any], model_type: str, dialect: str, group: GroupPlan, form: RopeForm) -> bool:
+def _matches(
+    config: Mapping[str, Any],
+    model_type: str,
+    dialect: str,
+    group: GroupPlan,
+    form: RopeForm,
+    *,
+    with_temperature: bool,
+) -> bool:
     try:
         table = read_rotations(config, model_type, dialect)[group.layer_type]
     except CtxforgeError:
         return False
     if form.type == "dynamic":
         return table.rotation.length_dependent and group.rotation.length_dependent
+    if with_temperature and abs(table.rotation.temperature / group.rotation.temperature - 1) > _EXACT:
+        return False
     return worst_difference(table, group) <= _EXACT and not table.rotation.length_dependent
 
 
 def worst_difference(table: Table, group: GroupPlan) -> float:
-    """Largest relative difference between a reading's frequencies and the planned ones."""
+    """Largest relative difference between a reading's frequencies and the planned ones.
+
+    Pairs that don't rotate compare equal whatever tiny frequency stands for it.
+    """
     if table.rotated_dims != group.rotated_dims:
         return math.inf
     planned = [
         group.base ** (-2 * i / group.rotated_dims) / divisor for i, divisor in enumerate(group.rotation.divisors)
     ]
-    differences: list[float] = [abs(read / wanted - 1) for read, wanted in zip(table.frequencies, planned, strict=True)]
-    return max(differences)
+    return max(_difference(read, wanted) for read, wanted in zip(table.frequencies, planned, strict=True))
 
 
-def _candidates(plan: RopePlan, group: GroupPlan) -> Iterator[tuple[RopeForm, float]]:
-    rotation = group.rotation
-    divisors = rotation.divisors
-    if rotation.form is not None:
-        base = rotation.form.parameters.get("rope_theta", group.base)
-        assert isinstance(base, int | float)
-        yield rotation.form, float(base)
-    if rotation.length_dependent:
-        return
-    if max(divisors) == min(divisors):
-        yield RopeForm("linear", {"factor": divisors[0]}), group.base
-    if len(divisors) > 1:
-        yield RopeForm("default"), group.base * divisors[1] ** (group.rotated_dims / 2)
-    # The temperature is spelled out with the very value that every engine would compute when it is absent, because
-    # transformers 4 would compute another (it takes max_position_embeddings for the original length).
-    default = longrope_temperature(plan.scale, plan.original_length)
-    yield (
-        RopeForm(
-            "longrope",
-            {
-                "factor": plan.scale,
-                "short_factor": list(divisors),
-                "long_factor": list(divisors),
-                ORIGINAL_KEY: plan.original_length,
-                "attention_factor": default,
-            },
-        ),
-        group.base,
-    )
-
-
-def longrope_temperature(scale: float, original_length: int) -> float:
-    """a = sqrt(1 + ln s / ln L0), the default of every engine for `longrope` (2402.13753, section 4)."""
-    return math.sqrt(1 + math.log(scale) / math.log(original_length)) if scale > 1 else 1.0
-
-
-def _notes(form: RopeForm, factor: float, edits: int) -> list[str]:
-    names = {"default": "a new rope_theta", "longrope": "longrope with equal factor lists"}
-    lines = [f"expressed as {names.get(form.type, 'rope type ' + form.type)}"]
-    if edits:
-        lines.append(f"q.k x {factor:.6g} folded into {edits} query tensors: no engine can get this temperature wrong")
-    if form.type == "linear":
-        lines.append("vLLM and SGLang derive the length as max_position_embeddings x factor: pass --max-model-len")
-    if form.type == "longrope":
-        lines.append("llama.cpp's converter drops longrope lists for most architectures")
-    return lines
+def _difference(read: float, wanted: float) -> float:
+    if abs(read) < STILL and abs(wanted) < STILL:
+        return 0.0
+    return math.inf if wanted == 0 else abs(read / wanted - 1)
 
 
 def _inner(config: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:

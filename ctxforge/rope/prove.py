@@ -32,7 +32,8 @@ def prove(plan: RopePlan, lowered: Lowered, config: Mapping[str, Any]) -> dict[s
         for group in plan.groups:
             table = tables[group.layer_type]
             if group.rotation.length_dependent:
-                if group.changed and not table.rotation.length_dependent:
+                dynamic = group.changed and group.rotation.code is None
+                if dynamic and not table.rotation.length_dependent:
                     raise InternalError(f"{dialect} would read a static table where a dynamic one was planned", _REMEDY)
                 continue
             worst = max(worst, worst_difference(table, group))
