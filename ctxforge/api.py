@@ -28,6 +28,7 @@ def extend(
     temperature: float | None = None,
     original_length: str | int | None = None,
     trained_length: str | int | None = None,
+    portability: str = "widest",
     link: bool = False,
     overwrite: bool = False,
     checksum: bool = False,
@@ -45,6 +46,7 @@ def extend(
         temperature: replaces the method's temperature a.
         original_length: start over from this trained length, dropping any scaling in force.
         trained_length: the length that the source works at now, where its config doesn't tell.
+        portability: which engines it is written for: "widest", "exact" (weights untouched) or "transformers".
         link: hardlink untouched files.
         overwrite: replace an existing output at the very end.
         checksum: record the sha256 of copied weights too.
@@ -53,7 +55,9 @@ def extend(
     Raises:
         CtxforgeError: with `cause`, `remedy` and `exit_code`; nothing is written under `out` then.
     """
-    recipe = _recipe(source, revision, method, to, parameters, temperature, original_length, trained_length)
+    recipe = _recipe(
+        source, revision, method, to, parameters, temperature, original_length, trained_length, portability
+    )
     options = OutputOptions(out=Path(out), link=link, overwrite=overwrite, checksum=checksum)
     return pipeline.extend(recipe, options, progress)
 
@@ -68,6 +72,7 @@ def plan(
     temperature: float | None = None,
     original_length: str | int | None = None,
     trained_length: str | int | None = None,
+    portability: str = "widest",
 ) -> pipeline.Conversion:
     """What `extend` would do with the same arguments: planned, lowered and proved, nothing written.
 
@@ -75,7 +80,7 @@ def plan(
         CtxforgeError: as `extend`.
     """
     return pipeline.plan(
-        _recipe(source, revision, method, to, parameters, temperature, original_length, trained_length)
+        _recipe(source, revision, method, to, parameters, temperature, original_length, trained_length, portability)
     )
 
 
@@ -118,6 +123,7 @@ def _recipe(
     temperature: float | None,
     original_length: str | int | None,
     trained_length: str | int | None,
+    portability: str,
 ) -> ConversionRecipe:
     return validated(
         {
@@ -127,5 +133,6 @@ def _recipe(
             "to": to,
             "original_length": original_length,
             "trained_length": trained_length,
+            "portability": portability,
         }
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxforge import provenance
+from ctxforge import provenance, schemes
 from ctxforge.checkpoint import (
     Checkpoint,
     Edits,
@@ -27,7 +27,8 @@ from ctxforge.checkpoint import (
 from ctxforge.errors import CheckpointError, UsageError
 from ctxforge.lengths import parse_length
 from ctxforge.recipe import ConversionRecipe, OutputOptions
-from ctxforge.rope import Lowered, RopeGeometry, RopePlan, find_method, lower, make_plan, prove, understand
+from ctxforge.rope import Lowered
+from ctxforge.schemes import Geometry, Plan
 from ctxforge.sources import resolve_source
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint and what its RoPE is."""
+    """A checkpoint and what its positions are."""
 
     checkpoint: Checkpoint
-    geometry: RopeGeometry
+    geometry: Geometry
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Conversion:
 
     recipe: ConversionRecipe
     checkpoint: Checkpoint
-    geometry: RopeGeometry
-    plan: RopePlan
+    geometry: Geometry
+    plan: Plan
     lowered: Lowered
     edits: Edits
     agreement: Mapping[str, float]
@@ -94,7 +95,7 @@ class Converted:
 
 
 def inspect(source: str, *, revision: str | None = None, trained_length: int | None = None) -> Inspection:
-    """Read headers and config of `source` and work out its RoPE; no weight is opened.
+    """Read headers and config of `source` and work out its positions; no weight is opened.
 
     Raises:
         CtxforgeError: see `read_checkpoint` and `understand`.
@@ -103,13 +104,13 @@ def inspect(source: str, *, revision: str | None = None, trained_length: int | N
     return Inspection(checkpoint, understand_checkpoint(checkpoint, trained_length))
 
 
-def understand_checkpoint(checkpoint: Checkpoint, trained_length: int | None = None) -> RopeGeometry:
+def understand_checkpoint(checkpoint: Checkpoint, trained_length: int | None = None) -> Geometry:
     """The geometry of a checkpoint; an earlier ctxforge output tells its trained length in its provenance."""
-    geometry = understand(checkpoint.config, trained_length=trained_length)
+    geometry = schemes.understand(checkpoint.config, trained_length)
     if geometry.trained_length is None:
         recorded = provenance.recorded_target(checkpoint.json_files.get(provenance.FILE_NAME))
         if recorded is not None:
-            return understand(checkpoint.config, trained_length=recorded)
+            return schemes.understand(checkpoint.config, recorded)
     return geometry
 
 
@@ -215,28 +216,22 @@ def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:
     base_length = original or geometry.trained_length
     # Without a known length `make_plan` refuses with the reason, whatever the target.
     target = None if recipe.to is None or base_length is None else parse_length(recipe.to, relative_to=base_length)
-    rope_plan = make_plan(
-        geometry,
-        find_method(recipe.method.name),
-        target,
-        parameters=recipe.method.parameters,
-        temperature=recipe.method.temperature,
-        original_length=original,
-    )
-    lowered = lower(rope_plan, geometry, checkpoint.config, checkpoint.tensors)
-    edits = _edits(checkpoint, rope_plan, lowered)
+    made = schemes.make_plan(geometry, recipe.method, target, original)
+    lowered = schemes.lower(made, geometry, checkpoint.config, checkpoint.tensors, recipe.portability)
+    edits = _edits(checkpoint, made, lowered)
     emitted = json.loads(edits.files.get("config.json", checkpoint.config_text))
-    agreement = prove(rope_plan, lowered, emitted) if rope_plan.changed else {}
-    return Conversion(recipe, checkpoint, geometry, rope_plan, lowered, edits, agreement)
+    agreement = schemes.prove(made, lowered, emitted) if made.changed else {}
+    return Conversion(recipe, checkpoint, geometry, made, lowered, edits, agreement)
 
 
-def _edits(checkpoint: Checkpoint, rope_plan: RopePlan, lowered: Lowered) -> Edits:
+def _edits(checkpoint: Checkpoint, made: Plan, lowered: Lowered) -> Edits:
     files: dict[str, bytes] = {}
-    if rope_plan.changed:
+    if made.changed:
         files["config.json"] = dump_json_like(checkpoint.config_text, lowered.config)
+        files |= lowered.files
         tokenizer = checkpoint.json_files.get(_TOKENIZER_CONFIG)
         if tokenizer is not None:
-            patched: dict[str, Any] = {**tokenizer, "model_max_length": rope_plan.target_length}
+            patched: dict[str, Any] = {**tokenizer, "model_max_length": made.target_length}
             files[_TOKENIZER_CONFIG] = dump_json_like(checkpoint.json_texts[_TOKENIZER_CONFIG], patched)
     return Edits(files=files, tensors=lowered.tensors, removed=())
 

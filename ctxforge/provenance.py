@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ctxforge.positions.types import PositionGeometry
 from ctxforge.version import __version__
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def record(conversion: Conversion, sha256: Mapping[str, str], tensor_sha256: Map
 
 def plan_document(conversion: Conversion) -> dict[str, Any]:
     """The plan as plain data: lengths, lambda and a of each table, how it was expressed, and what the weights carry."""
-    plan, lowered = conversion.plan, conversion.lowered
+    plan, lowered, geometry = conversion.plan, conversion.lowered, conversion.geometry
     return {
+        "scheme": geometry.scheme if isinstance(geometry, PositionGeometry) else "rope",
         "method": plan.method,
         "parameters": dict(plan.parameters),
         "original_length": plan.original_length,
@@ -71,6 +73,7 @@ def plan_document(conversion: Conversion) -> dict[str, Any]:
             }
             for group in plan.groups
         ],
+        "portability": conversion.recipe.portability,
         "expressed_as": list(lowered.notes),
         "tensors_edited": [edit.tensor for edit in lowered.tensors],
         "agreement": dict(conversion.agreement),

@@ -15,10 +15,13 @@ from typing import Any, Literal
 from ctxforge.checkpoint import Checkpoint, file_sha256, read_checkpoint, read_tensor_bytes, verify_integrity
 from ctxforge.errors import CheckpointError, CtxforgeError
 from ctxforge.pipeline import understand_checkpoint
+from ctxforge.positions.types import PositionGeometry
 from ctxforge.provenance import FILE_NAME
 from ctxforge.rope import RopeGeometry, dialect_differences, fields, read_rotations
 from ctxforge.rope.geometry import text_config
+from ctxforge.rope.lower import relative_difference
 from ctxforge.rope.reader import ORIGINAL_KEY, legacy_refusal
+from ctxforge.schemes import Geometry
 
 Verdict = Literal["pass", "fail", "skip"]
 _INTEGERS = ("max_position_embeddings", "original_max_position_embeddings", "num_hidden_layers", "sliding_window")
@@ -60,9 +63,11 @@ def check(path: str | Path) -> CheckReport:
     checkpoint = read_checkpoint(str(path))
     if checkpoint.root is None or checkpoint.weights == "gguf":
         raise CheckpointError(f"{path} is not a checkpoint folder", "give a local folder in the transformers layout")
-    geometry, understood = _rope(checkpoint)
+    geometry, understood = _positions(checkpoint)
     checks = [_structure(checkpoint.root), understood]
-    if geometry is not None:
+    if isinstance(geometry, PositionGeometry):
+        checks.append(_tokenizer(checkpoint, geometry))
+    elif geometry is not None:
         _model_type, inner = text_config(checkpoint.config)
         checks += [
             _dialects(inner, geometry),
@@ -80,13 +85,14 @@ def _structure(root: Path) -> Check:
     return Check("structure", "fail" if problems else "pass", "; ".join(problems) or "shards, index and headers agree")
 
 
-def _rope(checkpoint: Checkpoint) -> tuple[RopeGeometry | None, Check]:
+def _positions(checkpoint: Checkpoint) -> tuple[Geometry | None, Check]:
     try:
         geometry = understand_checkpoint(checkpoint)
     except CtxforgeError as error:
         return None, Check("rope", "fail", error.cause)
+    name = geometry.scheme if isinstance(geometry, PositionGeometry) else "rope"
     length = geometry.trained_length if geometry.trained_length is not None else "unknown"
-    return geometry, Check("rope", "pass", f"{geometry.model_type}, works at {length} tokens: {geometry.evidence}")
+    return geometry, Check(name, "pass", f"{geometry.model_type}, works at {length} tokens: {geometry.evidence}")
 
 
 def _dialects(inner: Mapping[str, Any], geometry: RopeGeometry) -> Check:
@@ -134,7 +140,7 @@ def _max_positions(inner: Mapping[str, Any], geometry: RopeGeometry) -> Check:
     return Check(name, "pass", f"{longest} agrees with the scaling")
 
 
-def _tokenizer(checkpoint: Checkpoint, geometry: RopeGeometry) -> Check:
+def _tokenizer(checkpoint: Checkpoint, geometry: Geometry) -> Check:
     config = checkpoint.json_files.get("tokenizer_config.json")
     if config is None:
         return Check("tokenizer", "skip", "no tokenizer_config.json")
@@ -165,7 +171,7 @@ def _compare_record(record: Mapping[str, Any], inner: Mapping[str, Any], geometr
         ]
         if len(planned) != len(table.frequencies):
             return "the number of rotated pairs changed"
-        worst = max(abs(a / b - 1) for a, b in zip(table.frequencies, planned, strict=True))
+        worst = max(relative_difference(a, b) for a, b in zip(table.frequencies, planned, strict=True))
         if worst > 1e-6:
             return f"the config's frequencies differ from the recorded ones by {worst:.2g}"
         temperature = entry["temperature"] / entry["folded_into_weights"] ** 0.5

@@ -11,6 +11,7 @@ from ctxforge.cli.output import Output, with_output
 
 if TYPE_CHECKING:
     from ctxforge.pipeline import Inspection
+    from ctxforge.rope import RopeGroup
 
 
 @click.command(short_help="Show what a checkpoint's RoPE really is.", epilog="Example: ctxforge inspect bundled")
@@ -26,17 +27,15 @@ def command(ui: Output, source: str, revision: str | None) -> None:
 
     found = pipeline.inspect(source, revision=revision)
     document = describe(found)
-    rope: list[dict[str, Any]] = document["rope"]
     trained = document["trained_length"]
     ui.heading(source)
     ui.pairs(
         [
             ("model type", document["model_type"]),
+            ("positions", document["scheme"]),
             ("trained length", f"{trained if trained is not None else 'unknown'} ({document['evidence']})"),
             ("max_position_embeddings", str(document["max_position_embeddings"])),
-            ("layers", f"{document['layers']}, {document['heads']} heads of {document['head_dim']}"),
-            ("sliding window", str(document["window"] or "none")),
-            ("layers without RoPE", str(len(document["unrotated_layers"]) or "none")),
+            *_shape(document),
             ("parameters", f"{document['parameters']:,}" if document["parameters"] else "unknown until imported"),
             (
                 "weights",
@@ -45,7 +44,7 @@ def command(ui: Output, source: str, revision: str | None) -> None:
             ("revision", str(document["revision"] or "-")),
         ]
     )
-    for entry in rope:
+    for entry in document["rope"]:
         ui.heading(f"RoPE{' of ' + entry['layer_type'] if entry['layer_type'] else ''}")
         ui.pairs(
             [
@@ -58,48 +57,65 @@ def command(ui: Output, source: str, revision: str | None) -> None:
     ui.document("ok", document)
 
 
+def _shape(document: dict[str, Any]) -> list[tuple[str, str]]:
+    if document["scheme"] != "rope":
+        return [("layers", f"{document['layers']}, {document['heads']} heads")]
+    return [
+        ("layers", f"{document['layers']}, {document['heads']} heads of {document['head_dim']}"),
+        ("sliding window", str(document["window"] or "none")),
+        ("layers without RoPE", str(len(document["unrotated_layers"]) or "none")),
+    ]
+
+
 def describe(found: Inspection) -> dict[str, Any]:
     """The inspection as plain data."""
+    from ctxforge.positions.types import PositionGeometry
+
     geometry, checkpoint = found.geometry, found.checkpoint
-    rope = []
-    for group in geometry.groups:
-        rotation = group.in_force
-        scaling = "none"
-        if not rotation.is_plain or rotation.length_dependent:
-            scaling = f"divisors {min(rotation.divisors):.4g} ... {max(rotation.divisors):.4g}"
-            scaling += f", a = {rotation.temperature:.5g}"
-            scaling += ", follows the running length" if rotation.length_dependent else ""
-        rope.append(
-            {
-                "layer_type": group.layer_type,
-                "rotated_dims": group.rotated_dims,
-                "base": group.base,
-                "in_force": scaling,
-                "divisors": list(rotation.divisors),
-                "temperature": rotation.temperature,
-                "length_dependent": rotation.length_dependent,
-                "layers": list(group.layers),
-                "windowed_layers": list(group.windowed_layers),
-            }
-        )
-    return {
+    document: dict[str, Any] = {
         "source": checkpoint.source,
         "revision": checkpoint.revision,
         "model_type": geometry.model_type,
-        "layout": geometry.layout,
-        "head_dim": geometry.head_dim,
+        "scheme": geometry.scheme if isinstance(geometry, PositionGeometry) else "rope",
         "heads": geometry.heads,
         "layers": geometry.layers,
         "trained_length": geometry.trained_length,
         "original_length": geometry.original_length,
         "evidence": geometry.evidence,
         "max_position_embeddings": geometry.max_position_embeddings,
-        "window": geometry.window,
-        "unrotated_layers": list(geometry.unrotated_layers),
-        "rope": rope,
         "parameters": checkpoint.parameters,
         "weight_bytes": checkpoint.weight_bytes,
         "shards": list(checkpoint.shards),
         "dtypes": dict(checkpoint.dtypes),
         "weights": checkpoint.weights,
+        "rope": [],
+    }
+    if not isinstance(geometry, PositionGeometry):
+        document |= {
+            "layout": geometry.layout,
+            "head_dim": geometry.head_dim,
+            "window": geometry.window,
+            "unrotated_layers": list(geometry.unrotated_layers),
+            "rope": [_table(group) for group in geometry.groups],
+        }
+    return document
+
+
+def _table(group: RopeGroup) -> dict[str, Any]:
+    rotation = group.in_force
+    scaling = "none"
+    if not rotation.is_plain or rotation.length_dependent:
+        scaling = f"divisors {min(rotation.divisors):.4g} ... {max(rotation.divisors):.4g}"
+        scaling += f", a = {rotation.temperature:.5g}"
+        scaling += ", follows the running length" if rotation.length_dependent else ""
+    return {
+        "layer_type": group.layer_type,
+        "rotated_dims": group.rotated_dims,
+        "base": group.base,
+        "in_force": scaling,
+        "divisors": list(rotation.divisors),
+        "temperature": rotation.temperature,
+        "length_dependent": rotation.length_dependent,
+        "layers": list(group.layers),
+        "windowed_layers": list(group.windowed_layers),
     }

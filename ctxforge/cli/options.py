@@ -37,6 +37,14 @@ def conversion_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="LENGTH",
             help="The length that the source works at now, where its config doesn't tell.",
         ),
+        click.option(
+            "--portability",
+            type=click.Choice(["widest", "exact", "transformers"]),
+            default="widest",
+            show_default=True,
+            help="widest: what most engines compute, the temperature folded into q where they disagree on it; exact:"
+            " weights untouched, the temperature in config keys; transformers: its own types, weights untouched.",
+        ),
     )
     for decorator in reversed(decorators):
         function = decorator(function)
@@ -52,6 +60,7 @@ def build_recipe(
     temperature: float | None,
     original_length: str | None,
     trained_length: str | None,
+    portability: str,
 ) -> ConversionRecipe:
     """The recipe that the shared options describe."""
     from ctxforge.recipe import ConversionRecipe, parse_method
@@ -63,6 +72,7 @@ def build_recipe(
         to=to,
         original_length=original_length,
         trained_length=trained_length,
+        portability=portability,
     )
 
 

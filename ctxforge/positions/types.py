@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ctxforge.rope.types import GroupPlan
+
 Scheme = Literal["learned", "alibi"]
 
 
@@ -57,3 +59,13 @@ class PositionPlan:
     def changed(self) -> bool:
         """True when the method changes anything."""
         return self.method != "none"
+
+    @property
+    def groups(self) -> tuple[GroupPlan, ...]:
+        """No rotary table: empty, so that what all plans have in common can be shown alike."""
+        return ()
+
+    @property
+    def composed(self) -> bool:
+        """Never multiplied onto a rotary scaling."""
+        return False

@@ -183,10 +183,11 @@ def worst_difference(table: Table, group: GroupPlan) -> float:
     planned = [
         group.base ** (-2 * i / group.rotated_dims) / divisor for i, divisor in enumerate(group.rotation.divisors)
     ]
-    return max(_difference(read, wanted) for read, wanted in zip(table.frequencies, planned, strict=True))
+    return max(relative_difference(read, wanted) for read, wanted in zip(table.frequencies, planned, strict=True))
 
 
-def _difference(read: float, wanted: float) -> float:
+def relative_difference(read: float, wanted: float) -> float:
+    """|read/wanted - 1|; 0 when both stand for a pair that doesn't rotate."""
     if abs(read) < STILL and abs(wanted) < STILL:
         return 0.0
     return math.inf if wanted == 0 else abs(read / wanted - 1)
