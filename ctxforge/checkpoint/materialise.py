@@ -6,7 +6,9 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from ctxforge.checkpoint.files import BLOCK, open_regular, reading
@@ -16,15 +18,29 @@ from ctxforge.errors import CheckpointError
 COPY_CHUNK = 16 * 1024 * 1024
 """Bytes that the kernel copies between two progress reports; the disk starts on them while the next are copied."""
 
-Rewrite = tuple[int, int, Callable[[int, int], None]]
-"""A range of a file that isn't copied: its start, its end, and what writes it, given the two open files."""
-
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 # What copy_file_range answers where it can't work between these two files; reading and writing still can.
 _NO_KERNEL_COPY = frozenset(
     {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.EIO, errno.ETXTBSY}
 )
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A range of a file that isn't copied.
+
+    Args:
+        start, stop: the range in the source.
+        write: what writes it: called with the two open files and with how much farther into the target than into the
+            source it begins.
+        growth: how many more bytes than the range has are written; everything after it moves by as much.
+    """
+
+    start: int
+    stop: int
+    write: Callable[[int, int, int], None]
+    growth: int = 0
 
 
 def materialise(
@@ -65,7 +81,8 @@ def materialise(
             raise _changed(name)
         writer = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
-            cloned = _clone(reader, writer)
+            moves = any(rewrite.growth for rewrite in rewrites)
+            cloned = not moves and _clone(reader, writer)
             if not cloned and link and not rewrites and _link(source, target):
                 advance(size)
                 return "linked"
@@ -73,21 +90,24 @@ def materialise(
                 before_copy()
             with _beside(rewrites, reader, writer) as finish:
                 done = 0 if not cloned else size
+                shift = 0
                 early = _EarlyWriteback(writer)
 
                 def reached(position: int) -> None:
                     nonlocal done
-                    early.reached(position)
+                    early.reached(position + shift)
                     advance(position - done)
                     done = position
 
                 if not cloned:
-                    for start, stop, _ in rewrites:
-                        copy_range(reader, writer, name, done, start, reached)
-                        done = stop
-                    copy_range(reader, writer, name, done, size, reached)
+                    for rewrite in rewrites:
+                        copy_range(reader, writer, name, done, rewrite.start, reached, shift)
+                        done = rewrite.stop
+                        shift += rewrite.growth
+                    copy_range(reader, writer, name, done, size, reached, shift)
                 finish()
-            advance(size if cloned else sum(stop - start for start, stop, _ in rewrites))
+            rewritten = sum(rewrite.stop - rewrite.start + rewrite.growth for rewrite in rewrites)
+            advance(size if cloned else rewritten)
         finally:
             os.close(writer)
     return "cloned" if cloned else "copied"
@@ -106,8 +126,12 @@ def _beside(rewrites: Sequence[Rewrite], reader: int, writer: int) -> Iterator[C
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(max_workers=1)
+    shifts = accumulate((rewrite.growth for rewrite in rewrites), initial=0)
     try:
-        pending = [pool.submit(rewrite, reader, writer) for _, _, rewrite in rewrites]
+        pending = [
+            pool.submit(rewrite.write, reader, writer, shift)
+            for rewrite, shift in zip(rewrites, shifts, strict=False)  # the last shift is that of the file's rest
+        ]
 
         def finish() -> None:
             for future in pending:
@@ -146,14 +170,17 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def copy_range(reader: int, writer: int, name: str, start: int, stop: int, reached: Callable[[int], None]) -> None:
+def copy_range(
+    reader: int, writer: int, name: str, start: int, stop: int, reached: Callable[[int], None], shift: int = 0
+) -> None:
     """Copy the bytes from `start` to `stop`, in the kernel where it can, else through a small buffer.
 
     Args:
         reader, writer: the open files.
         name: the file's name for messages.
-        start, stop: the range.
-        reached: called with the position that the copy has come to.
+        start, stop: the range in the source.
+        reached: called with the position in the source that the copy has come to.
+        shift: how much farther into the target the bytes go.
 
     Raises:
         CheckpointError: the source ends early.
@@ -163,7 +190,7 @@ def copy_range(reader: int, writer: int, name: str, start: int, stop: int, reach
     kernel_copy = getattr(os, "copy_file_range", None)
     while kernel_copy is not None and position < stop:
         try:
-            count = kernel_copy(reader, writer, min(COPY_CHUNK, stop - position), position, position)
+            count = kernel_copy(reader, writer, min(COPY_CHUNK, stop - position), position, position + shift)
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY:
                 raise
@@ -179,7 +206,7 @@ def copy_range(reader: int, writer: int, name: str, start: int, stop: int, reach
                 count = os.preadv(reader, [buffer[: stop - position]], position)
             if count == 0:
                 raise _changed(name)
-            pwrite_all(writer, buffer[:count], position)
+            pwrite_all(writer, buffer[:count], position + shift)
             position += count
             reached(position)
 

@@ -1,4 +1,8 @@
-"""Edit tensors in place: same shape, same dtype, same bytes around them, a few megabytes in memory at a time."""
+"""Edit tensors as bytes: the bytes around them stay, a few megabytes are in memory at a time.
+
+`ScaleRows` keeps shape and place. `ResampleRows` changes the number of rows, hence the header and the place of all that
+follows (`ctxforge.checkpoint.relayout`).
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxforge.checkpoint.dtypes import EDITABLE_DTYPES
+from ctxforge.checkpoint.elements import decode, encode
 from ctxforge.checkpoint.files import open_regular, pread_exact, reading
 from ctxforge.checkpoint.jsonio import ascii_name
 from ctxforge.checkpoint.materialise import Rewrite, pwrite_all
-from ctxforge.checkpoint.types import ScaleRows, TensorInfo
+from ctxforge.checkpoint.resample import Resampling, plan_resampling
+from ctxforge.checkpoint.types import ResampleRows, TensorEdit, TensorInfo
 from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from numpy import floating
-    from numpy.typing import NDArray
-
-    Array = NDArray[floating[Any]]
+    from ctxforge.checkpoint.elements import Array
 
 SCALE_BLOCK = 512 * 1024
 """Bytes scaled at once: small enough that the float32 copies stay in the processor's cache (4 times faster)."""
@@ -30,7 +33,7 @@ SCALE_BLOCK = 512 * 1024
 
 @dataclass(frozen=True)
 class Patch:
-    """All edits of one tensor, as (first row, one past the last row, factor, offset), disjoint and in order."""
+    """The scalings of one tensor, as (first row, one past the last row, factor, offset), disjoint and in order."""
 
     info: TensorInfo
     pieces: tuple[tuple[int, int, float, float], ...]
@@ -45,26 +48,40 @@ class Patch:
         """Bytes that the edits replace."""
         return sum((stop - start) * self.row_bytes for start, stop, _, _ in self.pieces)
 
+    @property
+    def result(self) -> TensorInfo:
+        """The tensor as it becomes: the same but for its data."""
+        return self.info
 
-def plan_patches(edits: Iterable[ScaleRows], tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[Patch, ...]]:
+    def rewrites(self) -> Iterator[Rewrite]:
+        """The edited ranges of the tensor's file, each with what writes it."""
+        for first, last, factor, offset in self.pieces:
+            start = self.info.start + first * self.row_bytes
+            stop = self.info.start + last * self.row_bytes
+            if start < stop:
+                yield Rewrite(start, stop, partial(_scale_range, self.info, start, stop, factor, offset))
+
+
+TensorPatch = Patch | Resampling
+"""All edits of one tensor."""
+
+
+def plan_patches(edits: Iterable[TensorEdit], tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorPatch, ...]]:
     """Check tensor edits against the checkpoint and group them by file.
 
     Raises:
-        UsageError: no such tensor, rows out of range or named twice, or a factor that isn't finite.
+        UsageError: no such tensor, rows out of range or edited twice, or a factor that isn't finite.
         UnsupportedError: a quantised, packed or integer tensor.
     """
     pieces: dict[str, list[tuple[int, int, float, float]]] = {}
+    resampled: dict[str, Resampling] = {}
     for edit in edits:
-        info = tensors.get(edit.tensor)
-        if info is None:
-            raise UsageError(
-                f"There is no tensor {ascii_name(edit.tensor)} to edit.", "Check the name with `ctxforge inspect`."
-            )
-        if info.dtype not in EDITABLE_DTYPES:
-            raise UnsupportedError(
-                f"The tensor {ascii_name(edit.tensor)} has dtype {info.dtype}, which cannot be scaled without error.",
-                "Use the unquantised checkpoint, or options that leave the weights alone.",
-            )
+        info = _editable(edit, tensors)
+        if isinstance(edit, ResampleRows):
+            if edit.tensor in resampled:
+                raise _edited_twice(edit.tensor)
+            resampled[edit.tensor] = plan_resampling(edit, info)
+            continue
         if not (math.isfinite(edit.factor) and math.isfinite(edit.offset)):
             raise UsageError(f"The factor for {ascii_name(edit.tensor)} is not finite.", "Give a finite factor.")
         count = info.shape[0] if info.shape else 1
@@ -75,34 +92,47 @@ def plan_patches(edits: Iterable[ScaleRows], tensors: Mapping[str, TensorInfo]) 
                     "Give ranges within the tensor's first dimension.",
                 )
             pieces.setdefault(edit.tensor, []).append((start, stop, float(edit.factor), float(edit.offset)))
-    files: dict[str, list[Patch]] = {}
+    files: dict[str, list[TensorPatch]] = {}
+    for patch in resampled.values():
+        files.setdefault(patch.info.file, []).append(patch)
     for name, parts in pieces.items():
         parts.sort()
-        if any(after[0] < before[1] for before, after in pairwise(parts)):
-            raise UsageError(
-                f"Some rows of {ascii_name(name)} are edited twice, which would round twice.", "Combine the factors."
-            )
+        if name in resampled or any(after[0] < before[1] for before, after in pairwise(parts)):
+            raise _edited_twice(name)
         files.setdefault(tensors[name].file, []).append(Patch(tensors[name], tuple(parts)))
     return {file: tuple(sorted(found, key=lambda patch: patch.info.start)) for file, found in files.items()}
 
 
-def rewrites(patch: Patch) -> Iterator[Rewrite]:
-    """The edited ranges of a tensor's file, each with what writes it."""
-    for first, last, factor, offset in patch.pieces:
-        start = patch.info.start + first * patch.row_bytes
-        stop = patch.info.start + last * patch.row_bytes
-        if start < stop:
-            yield start, stop, partial(_scale_range, patch.info, start, stop, factor, offset)
+def _editable(edit: TensorEdit, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
+    """The tensor that an edit names, if its elements can be computed with."""
+    info = tensors.get(edit.tensor)
+    if info is None:
+        raise UsageError(
+            f"There is no tensor {ascii_name(edit.tensor)} to edit.", "Check the name with `ctxforge inspect`."
+        )
+    if info.dtype not in EDITABLE_DTYPES:
+        done = "interpolated" if isinstance(edit, ResampleRows) else "scaled"
+        raise UnsupportedError(
+            f"The tensor {ascii_name(edit.tensor)} has dtype {info.dtype}, which cannot be {done} without error.",
+            "Use the unquantised checkpoint, or options that leave the weights alone.",
+        )
+    return info
+
+
+def _edited_twice(name: str) -> UsageError:
+    return UsageError(
+        f"Some rows of {ascii_name(name)} are edited twice, which would round twice.", "Combine the edits into one."
+    )
 
 
 def _scale_range(
-    info: TensorInfo, start: int, stop: int, factor: float, offset: float, reader: int, writer: int
+    info: TensorInfo, start: int, stop: int, factor: float, offset: float, reader: int, writer: int, shift: int
 ) -> None:
-    """Write the scaled elements of one range of the file `reader` to the same place of `writer`."""
+    """Write the scaled elements of one range of the file `reader` to `writer`, `shift` bytes farther on."""
     for position in range(start, stop, SCALE_BLOCK):
         with reading(info.file):
             data = pread_exact(reader, min(SCALE_BLOCK, stop - position), position, info.file)
-        pwrite_all(writer, scale_block(data, info.dtype, factor, offset, info.name), position)
+        pwrite_all(writer, scale_block(data, info.dtype, factor, offset, info.name), position + shift)
 
 
 _LIMITS = {"F64": 1.7e308, "F32": 3.4028235e38, "F16": 65519.0, "BF16": 3.395e38}
@@ -133,37 +163,6 @@ def scale_block(data: bytes, dtype: str, factor: float, offset: float, name: str
                 "Convert the checkpoint to BF16 or F32 first, or use options that leave the weights alone.",
             )
     return out
-
-
-def decode(data: bytes, dtype: str) -> Array:
-    """The elements of little-endian `data` as a numpy array of a native float type; exact for all editable dtypes."""
-    import numpy as np
-
-    if dtype == "BF16":
-        bits = np.frombuffer(data, "<u2").astype(np.uint32)
-        bits <<= np.uint32(16)
-        return bits.view(np.float32)
-    return np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype])
-
-
-def encode(values: Array, dtype: str) -> bytes:
-    """`values` rounded to `dtype`, nearest even, as little-endian bytes."""
-    import numpy as np
-
-    if dtype != "BF16":
-        return values.astype({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).tobytes()
-    bits = values.astype("<f4").view("<u4")
-    # Adding half an ulp, less one where the kept part is even, carries exactly when the nearest-even value is above.
-    rounding = bits >> np.uint32(16)
-    rounding &= np.uint32(1)
-    rounding += np.uint32(0x7FFF)
-    rounding += bits
-    rounding >>= np.uint32(16)
-    nan = np.isnan(values)
-    if nan.any():
-        # The carry could turn a NaN into an infinity or wrap it to zero: keep its top bits and make it quiet.
-        rounding[nan] = (bits[nan] >> np.uint32(16)) | np.uint32(0x0040)
-    return rounding.astype("<u2").tobytes()
 
 
 def read_tensor_bytes(root: str | os.PathLike[str], info: TensorInfo) -> bytes:

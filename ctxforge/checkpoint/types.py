@@ -137,17 +137,49 @@ class ScaleRows:
 
 
 @dataclass(frozen=True)
+class ResampleRows:
+    """Stretch the rows of a tensor along dimension 0: a table of L0 learned positions becomes one of L'.
+
+    New row p is read at u = p * L0 / L', linearly between the rows floor(u) and floor(u) + 1, and at the last row where
+    u lies beyond it: the rule of Position Interpolation, m -> m * L0 / L' (2306.15595 eq. 3), on a table. For an
+    integer scale s = L'/L0, every s-th row is a source row, bit for bit, the first one above all; the new rows are
+    convex combinations of neighbours, so nothing leaves the range that the model was trained on; and stretching by an
+    integer s1 and then by s2 is stretching by s1 * s2. The price is that the last s rows are equal. Aligning the
+    corners, u = p * (L0 - 1) / (L' - 1), has no equal rows, but keeps no source row except the two ends, gives
+    distances another scale than s, and doesn't compose; centring, u = (p + 1/2) * L0/L' - 1/2, doesn't even keep row 0,
+    which models treat unlike any other.
+
+    Rows that fall on a source row are copied. The others are computed in float32 for 16-bit tensors and in float64 for
+    F32 and F64, and rounded once, nearest even.
+
+    Args:
+        tensor: name of an F64, F32, F16 or BF16 tensor.
+        rows: L', the number of rows that the stretched ones become.
+        skip: rows at the start that are kept as they are and are not positions (2 for OPT).
+        source_rows: L0, how many of the rows after `skip` are stretched, the rest being dropped; None for all.
+    """
+
+    tensor: str
+    rows: int
+    skip: int = 0
+    source_rows: int | None = None
+
+
+TensorEdit = ScaleRows | ResampleRows
+
+
+@dataclass(frozen=True)
 class Edits:
     """What a converted checkpoint has that its source hasn't.
 
     Args:
         files: small files to write or replace, by name relative to the root.
-        tensors: edits of tensors that keep shape and dtype.
+        tensors: edits of tensors; dtypes stay, and so do shapes except where rows are resampled.
         removed: files of the source that are not carried over.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
-    tensors: tuple[ScaleRows, ...] = ()
+    tensors: tuple[TensorEdit, ...] = ()
     removed: tuple[str, ...] = ()
 
 
@@ -164,7 +196,7 @@ class WriteReport:
         copied: files copied byte for byte.
         linked: files that are hardlinks to the source's.
         patched: weight files with edited tensors.
-        written: small files that came from the edits.
+        written: small files that came from the edits, and the index where the size of a tensor changed.
         sha256: hex digests of all small files by name; of the weight files too when a checksum was asked for.
         tensor_sha256: hex digests of the whole data of each edited tensor.
     """
@@ -195,7 +227,7 @@ class WriteEstimate:
         tensor_bytes_edited: size of the edited tensors.
         patched: weight files that hold edited tensors.
         copied: files carried over unchanged.
-        written: small files that the edits bring.
+        written: small files that the edits bring, and the index where the size of a tensor changes.
         removed: files that are not carried over, ignored ones included.
         bytes_free: free bytes where the output goes, None when that folder doesn't exist.
     """
@@ -216,7 +248,9 @@ __all__ = [
     "Edits",
     "FileInfo",
     "Progress",
+    "ResampleRows",
     "ScaleRows",
+    "TensorEdit",
     "TensorInfo",
     "WriteEstimate",
     "WriteReport",

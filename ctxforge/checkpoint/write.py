@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ctxforge.checkpoint.files import descriptor_sha256, file_sha256, human_bytes, open_regular, reading
-from ctxforge.checkpoint.layout import CONFIG, safe_name
-from ctxforge.checkpoint.materialise import materialise
-from ctxforge.checkpoint.patch import Patch, plan_patches, rewrites
+from ctxforge.checkpoint.header import read_header
+from ctxforge.checkpoint.layout import CONFIG, INDEX, safe_name
+from ctxforge.checkpoint.materialise import Rewrite, materialise
+from ctxforge.checkpoint.patch import TensorPatch, plan_patches
+from ctxforge.checkpoint.relayout import file_rewrites, growth, moves, reindexed
 from ctxforge.checkpoint.staging import commit, free_bytes, locked, staged, sync_tree, write_new
 from ctxforge.checkpoint.types import Checkpoint, Edits, Progress, WriteEstimate, WriteReport
 from ctxforge.errors import InternalError, ResourceError, UsageError
@@ -25,13 +27,22 @@ _SLACK = 16 * 1024 * 1024  # folders, block rounding and the last small files
 
 @dataclass(frozen=True)
 class _Work:
-    """What has to be done to each file, worked out before anything is touched."""
+    """What has to be done to each file, worked out before anything is touched.
+
+    `sizes` are those that the carried files will have; exact once the source is local.
+    """
 
     carried: tuple[str, ...]
-    patches: Mapping[str, tuple[Patch, ...]]
+    patches: Mapping[str, tuple[TensorPatch, ...]]
+    rewrites: Mapping[str, list[Rewrite]]
     files: Mapping[str, bytes]
     removed: tuple[str, ...]
-    total: int
+    sizes: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes that the carried files will have together."""
+        return sum(self.sizes.values())
 
 
 def _work(checkpoint: Checkpoint, edits: Edits) -> _Work:
@@ -42,11 +53,21 @@ def _work(checkpoint: Checkpoint, edits: Edits) -> _Work:
         if name in shards:
             raise InternalError(f"An edit would replace the weight file {name}.", "Please report this.")
     patches = plan_patches(edits.tensors, checkpoint.tensors)
-    gone = set(edits.removed) | set(edits.files)
+    files = dict(edits.files)
+    rewrites: dict[str, list[Rewrite]] = {}
+    grown = {name: growth(found) for name, found in patches.items()}
+    if checkpoint.root is not None:
+        rewrites = {name: file_rewrites(checkpoint.root / name, name, found) for name, found in patches.items()}
+        grown = {name: sum(rewrite.growth for rewrite in found) for name, found in rewrites.items()}
+        if INDEX in sizes and any(moves(found) for found in patches.values()):
+            every = [patch for found in patches.values() for patch in found]
+            files[INDEX] = reindexed(checkpoint.root, checkpoint.tensors, every)
+    gone = set(edits.removed) | set(files)
     carried = tuple(name for name in sizes if name not in gone)
-    removed = tuple(name for name in sizes if name in set(edits.removed) - set(edits.files))
+    removed = tuple(name for name in sizes if name in set(edits.removed) - set(files))
     ignored = tuple(info.name for info in checkpoint.ignored)
-    return _Work(carried, patches, edits.files, removed + ignored, sum(sizes[name] for name in carried))
+    becoming = {name: sizes[name] + grown.get(name, 0) for name in carried}
+    return _Work(carried, patches, rewrites, files, removed + ignored, becoming)
 
 
 def estimate_write(checkpoint: Checkpoint, edits: Edits, out: Path) -> WriteEstimate:
@@ -56,11 +77,11 @@ def estimate_write(checkpoint: Checkpoint, edits: Edits, out: Path) -> WriteEsti
 
     Raises:
         UsageError: an edit doesn't fit the checkpoint.
-        UnsupportedError: an edit of a quantised tensor.
+        UnsupportedError: an edit of a quantised tensor, or one that no shard can hold.
     """
     work = _work(checkpoint, edits)
     edited = sum(patch.edited_bytes for found in work.patches.values() for patch in found)
-    hashed = sum(patch.info.nbytes for found in work.patches.values() for patch in found)
+    hashed = sum(patch.result.nbytes for found in work.patches.values() for patch in found)
     download = 0
     if checkpoint.root is None:
         from ctxforge.checkpoint.hub import missing_bytes
@@ -68,7 +89,7 @@ def estimate_write(checkpoint: Checkpoint, edits: Edits, out: Path) -> WriteEsti
         download = missing_bytes(checkpoint)
     return WriteEstimate(
         bytes_to_download=download,
-        bytes_to_read=work.total + hashed,
+        bytes_to_read=sum(checkpoint.file_sizes[name] for name in work.carried) + hashed,
         bytes_to_write=work.total + sum(map(len, work.files.values())),
         tensor_bytes_edited=edited,
         patched=tuple(work.patches),
@@ -177,8 +198,8 @@ def write_checkpoint(
     """Write `checkpoint` with `edits` to the folder `out`, which appears complete or not at all.
 
     The source is only ever opened for reading. Untouched files share the source's blocks where the file system can
-    (reflink), else are copied by the kernel; edited tensors are replaced inside a copy of their shard. Everything is
-    synced before the one rename.
+    (reflink), else are copied by the kernel; edited tensors are replaced inside a copy of their shard, whose header and
+    offsets, like the index's totals, follow where a tensor's size changes. Everything is synced before the one rename.
 
     Args:
         checkpoint: a local safetensors checkpoint (see `fetch`).
@@ -192,7 +213,7 @@ def write_checkpoint(
 
     Raises:
         UsageError: the output or an edit is refused.
-        UnsupportedError: an edit of a quantised tensor.
+        UnsupportedError: an edit of a quantised tensor, or one that no shard can hold.
         CheckpointError: the source changed meanwhile, or an edit overflows.
         ResourceError: out of space, not writable, unreadable, or another run holds the output.
     """
@@ -241,14 +262,14 @@ def _carry(
             link=link,
             advance=tally.advance,
             before_copy=lambda: _check_space(staging, tally, needed),
-            rewrites=[part for patch in patches for part in rewrites(patch)],
+            rewrites=work.rewrites.get(name, ()),
         )
         tally.how[how].append(name)
         edited = sum(patch.edited_bytes for patch in patches)
-        moved = sizes[name] if how == "copied" else edited
-        tally.read += moved
-        tally.written += moved
-        tally.tensor_written += moved if name in shards else 0
+        written = work.sizes[name] if how == "copied" else edited
+        tally.read += sizes[name] if how == "copied" else edited
+        tally.written += written
+        tally.tensor_written += written if name in shards else 0
         if patches:
             hashing.start(target, name, patches)
     tally.tensor_sha256, hashed = hashing.finish()
@@ -273,7 +294,7 @@ class _Hashing:
         self._thread: Any = None
         self._found: list[Any] = []
 
-    def start(self, target: Path, name: str, patches: tuple[Patch, ...]) -> None:
+    def start(self, target: Path, name: str, patches: tuple[TensorPatch, ...]) -> None:
         """Hash the tensors of `patches` in the finished file `target`."""
         if self._thread is None:
             from concurrent.futures import ThreadPoolExecutor
@@ -294,14 +315,16 @@ class _Hashing:
         return digests, count
 
 
-def _hash_tensors(target: Path, name: str, patches: tuple[Patch, ...]) -> tuple[dict[str, str], int]:
+def _hash_tensors(target: Path, name: str, patches: tuple[TensorPatch, ...]) -> tuple[dict[str, str], int]:
+    edited = {patch.info.name for patch in patches}
+    infos = [info for info in read_header(target, name).tensors if info.name in edited]
     with open_regular(target, name) as file, reading(name):
-        digests = {patch.info.name: descriptor_sha256(file, patch.info.start, patch.info.end) for patch in patches}
-    return digests, sum(patch.info.nbytes for patch in patches)
+        digests = {info.name: descriptor_sha256(file, info.start, info.end) for info in infos}
+    return digests, sum(info.nbytes for info in infos)
 
 
 def _hash(staging: Path, work: _Work, checkpoint: Checkpoint, tally: _Tally, *, checksum: bool) -> None:
-    sizes = checkpoint.file_sizes
+    sizes = work.sizes
     shards = set(checkpoint.shards)
     for name in work.carried:
         if checksum or (name not in shards and sizes[name] <= SMALL_FILE):
