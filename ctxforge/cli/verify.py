@@ -32,6 +32,9 @@ from ctxforge.cli.output import Output, with_output
 @click.option("--source-curve/--no-source-curve", default=True, help="Run the source up to the target too.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run the modeling code inside FOLDER (and SOURCE). Read it first."
+)
 @click.option("--plot", type=click.Path(path_type=Path), help="Write perplexity by position as SVG.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the report as JSON.")
 @with_output
@@ -51,6 +54,7 @@ def command(
     source_curve: bool,
     dtype: str,
     device: str,
+    trust_remote_code: bool,
     plot: Path | None,
     report: Path | None,
 ) -> None:
@@ -74,6 +78,7 @@ def command(
         source_curve=source_curve,
         dtype=dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     text = read_text(text_path, folder)
     with ui.steps() as progress:
