@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxforge import pipeline
-from ctxforge.recipe import ConversionRecipe, OutputOptions, Scalar, validated
+from ctxforge.recipe import ConversionRecipe, Given, OutputOptions, parse_method, validated
 from ctxforge.static_checks import CheckReport
 from ctxforge.static_checks import check as check
 
@@ -24,7 +24,7 @@ def extend(
     to: str | int | None = None,
     out: str | Path,
     revision: str | None = None,
-    parameters: Mapping[str, Scalar] | None = None,
+    parameters: Mapping[str, Given] | None = None,
     temperature: float | None = None,
     original_length: str | int | None = None,
     trained_length: str | int | None = None,
@@ -38,7 +38,7 @@ def extend(
 
     Args:
         source: a folder, a .gguf file, a Hub id, or "bundled".
-        method: a name of `ctxforge methods`.
+        method: as on the command line: a name of `ctxforge methods`, with modifiers (`yarn+resonance`).
         to: target length, such as "64k", "8x" or 65536.
         out: folder to write; must not exist unless `overwrite`.
         revision: branch, tag or commit of a Hub source.
@@ -68,7 +68,7 @@ def plan(
     method: str,
     to: str | int | None = None,
     revision: str | None = None,
-    parameters: Mapping[str, Scalar] | None = None,
+    parameters: Mapping[str, Given] | None = None,
     temperature: float | None = None,
     original_length: str | int | None = None,
     trained_length: str | int | None = None,
@@ -119,17 +119,23 @@ def _recipe(
     revision: str | None,
     method: str,
     to: str | int | None,
-    parameters: Mapping[str, Scalar] | None,
+    parameters: Mapping[str, Given] | None,
     temperature: float | None,
     original_length: str | int | None,
     trained_length: str | int | None,
     portability: str,
 ) -> ConversionRecipe:
+    choice = parse_method(method)
     return validated(
         {
             "source": str(source),
             "revision": revision,
-            "method": {"name": method, "parameters": dict(parameters or {}), "temperature": temperature},
+            "method": {
+                "name": choice.name,
+                "parameters": {**choice.parameters, **(parameters or {})},
+                "temperature": temperature,
+                "modifiers": choice.modifiers,
+            },
             "to": to,
             "original_length": original_length,
             "trained_length": trained_length,

@@ -5,7 +5,8 @@
   temperature keys).
 - `exact`: no weight is touched, so no weight is rounded. The temperature stands in keys, in every spelling that some
   engine reads; engines that read none use their default.
-- `transformers`: transformers 5 alone matters: its own types, `proportional` included, weights untouched.
+- `transformers`: transformers alone matters (5.x, and 4.x where it reads the type at all): its own types,
+  `proportional` included, weights untouched.
 """
 
 from __future__ import annotations
