@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from ctxforge.errors import UsageError
 
 Scalar = bool | int | float | str
+Given = Scalar | list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,17 @@ class MethodChoice:
 
     Attributes:
         name: a method of `ctxforge methods`.
-        parameters: the method's own parameters.
+        parameters: the method's own parameters; a list of numbers may stand as one or as a path.
+        modifiers: steps after the method, in order, such as `resonance`.
         temperature: replaces the method's temperature a (on cos and sin; q.k gets its square).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str
-    parameters: dict[str, Scalar] = field(default_factory=dict)
+    parameters: dict[str, Given] = field(default_factory=dict)
     temperature: float | None = None
+    modifiers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +97,17 @@ def validated(values: Mapping[str, Any]) -> ConversionRecipe:
 
 
 def parse_method(text: str, parameters: tuple[str, ...] = (), temperature: float | None = None) -> MethodChoice:
-    """`yarn` or `yarn:beta_fast=64,truncate=false`, with further `key=value` entries.
+    """`NAME[+MODIFIER...][:key=value,...]`, such as `yarn+resonance:beta_fast=64`, with further `key=value` entries.
 
     Raises:
-        UsageError: an entry without `=`, or the same parameter twice.
+        UsageError: an empty name or modifier, an entry without `=`, or the same parameter twice.
     """
-    name, _, inline = text.partition(":")
+    head, _, inline = text.partition(":")
+    name, *modifiers = (part.strip() for part in head.split("+"))
+    if not name or not all(modifiers):
+        raise UsageError(f"{text!r} names no method", "write a method, or a method and modifiers: yarn+resonance")
     entries = [entry for entry in inline.split(",") if entry] + list(parameters)
-    values: dict[str, Scalar] = {}
+    values: dict[str, Given] = {}
     for entry in entries:
         key, equals, value = entry.partition("=")
         key = key.strip()
@@ -110,4 +116,4 @@ def parse_method(text: str, parameters: tuple[str, ...] = (), temperature: float
         if key in values:
             raise UsageError(f"parameter {key!r} is given twice", "keep one of the two")
         values[key] = value.strip()
-    return MethodChoice(name=name.strip(), parameters=values, temperature=temperature)
+    return MethodChoice(name=name, parameters=values, temperature=temperature, modifiers=tuple(modifiers))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ctxforge import positions, rope
 from ctxforge.checkpoint import TensorInfo
+from ctxforge.errors import UnsupportedError
 from ctxforge.positions.types import PositionGeometry, PositionPlan
 from ctxforge.recipe import MethodChoice
 from ctxforge.rope import Lowered, RopeGeometry, RopePlan
@@ -36,6 +37,11 @@ def make_plan(geometry: Geometry, choice: MethodChoice, target: int | None, orig
     """
     method = find_method(choice.name)
     if isinstance(geometry, PositionGeometry):
+        if choice.modifiers:
+            raise UnsupportedError(
+                f"the modifier {choice.modifiers[0]!r} works on RoPE, and {geometry.model_type} has none",
+                "leave it out",
+            )
         return positions.make_plan(
             geometry,
             method,
@@ -51,6 +57,7 @@ def make_plan(geometry: Geometry, choice: MethodChoice, target: int | None, orig
         parameters=choice.parameters,
         temperature=choice.temperature,
         original_length=original_length,
+        modifiers=choice.modifiers,
     )
 
 

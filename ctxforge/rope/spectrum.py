@@ -43,6 +43,13 @@ class Spectrum:
         """r_i = length * f_i / (2 pi): full turns that each pair completes within `length` tokens."""
         return tuple(length * f / (2 * math.pi) for f in self.frequencies)
 
+    def plain_turns(self, pair: float, length: int) -> float:
+        """Full turns within `length` tokens of a possibly fractional pair index, at the plain frequencies of the base.
+
+        The inverse of the closed form of `pair_at_rotations`.
+        """
+        return length / (2 * math.pi) * math.exp(-2 * pair / self.rotated_dims * math.log(self.base))
+
     def pair_at_rotations(self, turns: float, length: int) -> float:
         """The fractional pair index at which a pair completes `turns` rotations within `length` tokens.
 

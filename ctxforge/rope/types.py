@@ -142,7 +142,7 @@ class RopePlan:
     """A method applied to a geometry: numbers alone, no config keys.
 
     Attributes:
-        method: its name.
+        method: its name, with the modifiers after it: yarn+resonance.
         parameters: the method's parameters, resolved.
         original_length: L0 that the method was given.
         target_length: L'.
@@ -153,7 +153,7 @@ class RopePlan:
     """
 
     method: str
-    parameters: Mapping[str, float | int | bool | None]
+    parameters: Mapping[str, float | int | bool | str | tuple[float, ...] | None]
     original_length: int
     target_length: int
     scale: float

@@ -54,6 +54,8 @@ METHOD = Method(
         "Llama-2-7B with 80B tokens at 32k: Books 6.323 against PI's 6.341 (table 5)",
         "the only one of the four compared that keeps first-sentence retrieval to 32k",
     ),
+    costs=("untuned it is close to NTK-aware scaling; the published gains took 80B to 400B tokens",),
+    needs="calibration",
     needs_training="yes, long",
     parameters=Parameters,
     compute=compute,

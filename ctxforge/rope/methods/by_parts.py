@@ -19,7 +19,9 @@ METHOD = Method(
     reference="2309.00071 section 3.2",
     summary="YaRN's interpolation by parts with the temperature left at 1.",
     evidence=("the paper gives no separate table; it is YaRN's first half",),
+    costs=("without the temperature long attention is flatter: YaRN's section 3.4 adds it for that",),
     needs_training="recommended",
+    aliases=("by-parts",),
     parameters=Parameters,
     compute=compute,
 )

@@ -52,6 +52,11 @@ METHOD = Method(
     reference="2309.00071 section 3.3 (first posted by u/emozilla)",
     summary="Recomputes the NTK-aware base from the running length at each forward pass.",
     evidence=("Llama-2-7B, dynamic NTK with YaRN: PG19 41.57 at 64k (2402.17463, table 1)",),
+    costs=(
+        "not reproducible: a full pass and cached decoding differ (huggingface/transformers#25104)",
+        "engines disagree: vLLM and SGLang make it static, llama.cpp drops it",
+    ),
+    aliases=("dynamic",),
     needs_training="no",
     parameters=Parameters,
     compute=compute,

@@ -53,9 +53,11 @@ METHOD = Method(
     reference="transformers:modeling_rope_utils.py _compute_llama3_parameters (Llama 3.1)",
     summary="Divides slow pairs by s, keeps fast ones, ramps linearly in rotations; no temperature.",
     evidence=(
-        "Llama 3.1: 8k -> 128k with long continual training",
-        "the most portable frequency-selective type; untuned it is weaker than YaRN",
+        "Llama 3.1: 8k -> 128k with about 800B tokens of continual training (as cited in 2502.20082)",
+        "the most portable frequency-selective type: every engine computes it, and none adds a temperature",
     ),
+    costs=("untuned it is weaker than YaRN: it interpolates fewer pairs and has no temperature",),
+    aliases=("llama-3",),
     needs_training="recommended",
     parameters=Parameters,
     compute=compute,

@@ -24,6 +24,7 @@ METHOD = Method(
     reference="-",
     summary="Changes nothing: for copies, and for conversions that only attach something.",
     evidence=("a control: what the model does without an extension",),
+    costs=("beyond the trained length perplexity explodes",),
     needs_training="no",
     parameters=Parameters,
     compute=compute,

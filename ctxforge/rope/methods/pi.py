@@ -31,8 +31,14 @@ METHOD = Method(
     summary="Divides every position by s, so that L' tokens span the angles of L0.",
     evidence=(
         "LLaMA-7B fine-tuned to 32k: PG19 perplexity 7.23 at 2k, 6.77 at 32k (table 1)",
-        "costs on short text: BoolQ 76.1 -> 64.7 at s=16 (table 5)",
+        "best of the bases that Giraffe compared, usable to about twice its training scale (2308.10882)",
     ),
+    costs=(
+        "untuned LLaMA-7B: perplexity 16.1 at s=4, 112 at s=8 (table 3, step 0)",
+        "short text, fine-tuned: BoolQ 76.1 -> 64.7 at s=16 (table 5)",
+    ),
+    needs="calibration",
+    aliases=("linear",),
     needs_training="yes, up to 1000 steps",
     parameters=Parameters,
     compute=compute,

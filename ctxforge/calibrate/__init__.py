@@ -1,0 +1,1 @@
+"""Calibration: training a converted model to its new positions."""
