@@ -23,6 +23,9 @@ class PositionGeometry:
         original_length: L0 before any scaling in force.
         trained_length: the length that the weights work at now.
         evidence: how the lengths were decided, in words.
+        offset: rows of a learned table before that of position 0.
+        windowed_layers: indices of the layers that attend to a window only.
+        window: its size in tokens where there are such layers.
     """
 
     model_type: str
@@ -33,6 +36,9 @@ class PositionGeometry:
     original_length: int | None
     trained_length: int | None
     evidence: str
+    offset: int = 0
+    windowed_layers: tuple[int, ...] = ()
+    window: int | None = None
 
 
 @dataclass(frozen=True)

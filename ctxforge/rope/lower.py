@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctxforge.checkpoint import ScaleRows, TensorInfo
+from ctxforge.checkpoint import ScaleRows, TensorEdit, TensorInfo
 from ctxforge.errors import CtxforgeError, UnsupportedError
 from ctxforge.rope.architectures import ARCHITECTURES, Architecture
 from ctxforge.rope.dialects import write_forms
@@ -40,7 +40,7 @@ class Lowered:
     """
 
     config: dict[str, Any]
-    tensors: tuple[ScaleRows, ...]
+    tensors: tuple[TensorEdit, ...]
     folded: Mapping[str | None, float]
     notes: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)

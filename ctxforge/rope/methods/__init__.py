@@ -15,6 +15,7 @@ from ctxforge.rope.methods import (
     drope,
     dynamic,
     giraffe,
+    learned_interpolation,
     llama3,
     longrope,
     longrope2,
@@ -48,6 +49,7 @@ _MODULES: tuple[ModuleType, ...] = (
     drope,
     randomised,
     dynamic,
+    learned_interpolation,
     none,
 )
 
