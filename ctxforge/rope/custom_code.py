@@ -1,0 +1,141 @@
+"""Rotations that no config key expresses: the modeling files that compute them, and the config that loads them.
+
+The emitted folder gets a modeling file and the runtime it imports, copied verbatim from templates/modeling, and
+a config.json that no stock loader takes for the stock model: its model type is `ctxforge_<type>`, which transformers,
+vLLM, mlx-lm and the rest do not know, so they refuse it instead of computing something else; with
+`trust_remote_code=True` transformers loads our classes. See docs/decisions/0006-own-model-type-for-custom-code.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ctxforge.errors import UnsupportedError
+from ctxforge.rope.types import CustomCode, RopeGeometry
+from ctxforge.templates_dir import modeling_file
+
+KEY = "ctxforge"
+PREFIX = "ctxforge_"
+CLASS_PREFIX = "Ctxforge"
+RUNTIME = "ctxforge_runtime.py"
+
+# Model types whose attention the runtime takes over, with the prefix of their classes' names in transformers.
+# Each is held to its stock model by tests/modeling/test_architectures.py.
+SERVED: dict[str, str] = {
+    "llama": "Llama",
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """A file of templates/modeling.
+
+    Attributes:
+        file: its name.
+        attention: the attention implementation that it registers.
+    """
+
+    file: str
+    attention: str
+
+
+SYSTEMS: dict[str, System] = {
+    "xpos": System("modeling_xpos.py", "ctxforge_xpos"),
+    "dynamic_yarn": System("modeling_dynamic_yarn.py", "ctxforge_dynamic_yarn"),
+    "alibi": System("modeling_alibi.py", "ctxforge_alibi"),
+}
+
+
+def attach(
+    code: CustomCode, config: Mapping[str, Any], geometry: RopeGeometry
+) -> tuple[dict[str, Any], dict[str, bytes], tuple[str, ...]]:
+    """The config, files and notes of a checkpoint that runs `code`.
+
+    Args:
+        code: the system and its parameters.
+        config: the whole config.json, its rope keys already as the static part of the plan wants them.
+        geometry: the source's.
+
+    Raises:
+        UnsupportedError: an architecture that the runtime can't take over, or one with several rotary tables.
+    """
+    if geometry.model_type not in SERVED or geometry.config_path:
+        raise UnsupportedError(
+            f"{code.name.replace('_', '-')} needs custom modeling code, which does not serve {geometry.model_type}",
+            f"it serves: {', '.join(sorted(SERVED))}; or choose a static method (ctxforge methods)",
+        )
+    if len(geometry.groups) != 1:
+        raise UnsupportedError(
+            f"{code.name.replace('_', '-')} serves one rotary table, this model has {len(geometry.groups)}",
+            "choose a static method (ctxforge methods)",
+        )
+    entry = {"layout": geometry.layout, "unrotated_layers": list(geometry.unrotated_layers)}
+    return wrap(code, config, geometry.model_type, SERVED[geometry.model_type], entry)
+
+
+def wrap(
+    code: CustomCode, config: Mapping[str, Any], model_type: str, class_prefix: str, entry: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, bytes], tuple[str, ...]]:
+    """`attach` for any model: the keys that make transformers load our classes, and the files.
+
+    Args:
+        code: the system and its parameters.
+        config: the whole config.json.
+        model_type: the stock type.
+        class_prefix: of the stock classes' names.
+        entry: what the modeling file must know besides the parameters.
+
+    Raises:
+        UnsupportedError: the checkpoint is not a causal language model's.
+    """
+    system = SYSTEMS[code.name]
+    for name in config.get("architectures") or ():
+        if not str(name).lower().endswith(("forcausallm", "lmheadmodel")):
+            raise UnsupportedError(
+                f"custom modeling code serves causal language models, this checkpoint holds a {name}",
+                "convert the language model's own checkpoint",
+            )
+    module = system.file.removesuffix(".py")
+    classes = {
+        "AutoConfig": f"{module}.{CLASS_PREFIX}{class_prefix}Config",
+        "AutoModel": f"{module}.{CLASS_PREFIX}{class_prefix}Model",
+        "AutoModelForCausalLM": f"{module}.{CLASS_PREFIX}{class_prefix}ForCausalLM",
+    }
+    emitted = {
+        **config,
+        "model_type": PREFIX + model_type,
+        "architectures": [f"{CLASS_PREFIX}{class_prefix}ForCausalLM"],
+        "auto_map": classes,
+        "attn_implementation": system.attention,
+        KEY: {
+            "system": code.name,
+            "attention": system.attention,
+            "base_model_type": model_type,
+            **entry,
+            "parameters": dict(code.parameters),
+        },
+    }
+    files = {name: modeling_file(name) for name in (RUNTIME, system.file)}
+    notes = (
+        f"custom code: {system.file} and {RUNTIME}; transformers 5.12 or later loads it with trust_remote_code=True",
+        f"model_type is {PREFIX}{model_type}, so that loaders without this code refuse the checkpoint instead of"
+        f" running plain {model_type}: vLLM, SGLang, llama.cpp, TGI and mlx-lm do not serve it",
+    )
+    return emitted, files, notes
+
+
+def base_model_type(config: Mapping[str, Any]) -> Any:
+    """The stock model type of a config, whether or not custom code of ours stands in it."""
+    found = config.get("model_type")
+    return found.removeprefix(PREFIX) if isinstance(found, str) and isinstance(config.get(KEY), Mapping) else found
+
+
+def find_code(config: Mapping[str, Any]) -> CustomCode | None:
+    """The custom code that a config.json of ours runs; None when it runs none."""
+    entry = config.get(KEY)
+    if not isinstance(entry, Mapping) or entry.get("system") not in SYSTEMS:
+        return None
+    parameters = entry.get("parameters")
+    return CustomCode(str(entry["system"]), dict(parameters) if isinstance(parameters, Mapping) else {})

@@ -1,0 +1,449 @@
+"""Deferred rotation: the part that every attention system shares.
+
+The rotary module of a stock model hands out the identity (cos 1, sin 0), so query and key reach the attention function
+unrotated and the cache holds unrotated keys. The attention function, registered under this checkpoint's own name, then
+rotates them with the positions and the tables that its system wants. Positions of cached keys stand in the cache
+itself, as one more layer, so that reordering, cropping and repeating move them together with the keys.
+
+What this cannot serve it refuses: other caches than dynamic ones, an attention implementation that would replace ours
+(a serving engine's, `sdpa`, `eager`), and a stock model that was given our attention's name.
+
+Depends on torch and transformers alone (5.12 and later; runs on 4.57 too). Shapes: B rows, H query heads, K key heads,
+T queries, S keys, D dimensions of a head, d rotated ones.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_utils import AttentionInterface
+
+PREFIX = "ctxforge_"
+CLASS_PREFIX = "Ctxforge"
+POSITIONS = "ctxforge_positions"
+SYSTEM = "ctxforge_system"
+_CLASS_NAME = re.compile(rf"{CLASS_PREFIX}(\w+?(?:ForCausalLM|Model|Config))")
+
+
+@dataclass
+class Call:
+    """One call of the attention function, nothing rotated yet.
+
+    Attributes:
+        query, key, value: [B, H, T, D], [B, K, S, D], [B, K, S, Dv].
+        query_positions, key_positions: [B, T], [B, S], integers.
+        mask: bool [B or 1, 1, T, S], true where a query sees a key; None when each query sees its own and all earlier
+            keys, query i standing at index S - T + i.
+        scaling: factor on q.k; dropout: of the attention weights.
+        softcap: scores become softcap * tanh(score / softcap); None for none.
+        sinks: one more logit a head that takes weight and gives no value, [H]; None for none.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    query_positions: torch.Tensor
+    key_positions: torch.Tensor
+    mask: torch.Tensor | None
+    scaling: float
+    dropout: float
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+    def visible(self, queries: slice, keys: slice) -> torch.Tensor:
+        """Bool [B or 1, 1, t, s]: which of these keys these queries see."""
+        if self.mask is not None:
+            return self.mask[:, :, queries, keys]
+        device, total = self.key.device, self.key.shape[2]
+        rows = torch.arange(self.query.shape[2], device=device)[queries] + (total - self.query.shape[2])
+        columns = torch.arange(total, device=device)[keys]
+        return (columns[None, :] <= rows[:, None])[None, None]
+
+
+class System:
+    """An attention system: what stands in config.json under `ctxforge`, and how a call is answered.
+
+    A subclass gives `name` (the attention implementation's) and `attend`; `needs_mask` when a call without an explicit
+    mask is of no use to it.
+    """
+
+    name: str
+    needs_mask = False
+
+    def __init__(self, settings: dict[str, Any], layers: int) -> None:
+        self.settings = settings
+        self.parameters: dict[str, Any] = settings.get("parameters", {})
+        self.layers = layers
+
+    def wire(self, model: nn.Module) -> None:
+        """Attach this system to the modules of a freshly built model."""
+        raise NotImplementedError
+
+    def attend(self, module: nn.Module, call: Call) -> torch.Tensor:
+        """Attention's output [B, H, T, Dv]."""
+        raise NotImplementedError
+
+
+class RotarySystem(System):
+    """A system on a model with RoPE: takes over the rotation of every layer that has one."""
+
+    def __init__(self, settings: dict[str, Any], layers: int) -> None:
+        super().__init__(settings, layers)
+        self.interleaved = settings["layout"] == "interleaved"
+        self.unrotated = frozenset(settings.get("unrotated_layers", ()))
+
+    def wire(self, model: nn.Module) -> None:
+        """Make the rotary module hand out the identity, and let each attention module know this system."""
+        rotary = [module for name, module in model.named_modules() if name.split(".")[-1] == "rotary_emb"]
+        attentions = [module for module in model.modules() if _is_attention(module)]
+        if len(rotary) != 1 or not attentions:
+            raise RuntimeError(
+                f"{type(model).__name__} has {len(rotary)} rotary modules and {len(attentions)} attention modules:"
+                f" {self.name} cannot serve it"
+            )
+        rotary[0].register_forward_hook(hand_out_identity)
+        for attention in attentions:
+            object.__setattr__(attention, SYSTEM, self)
+            object.__setattr__(attention, "ctxforge_rotary", rotary[0])
+            attention.register_forward_pre_hook(bring_positions, with_kwargs=True)
+
+    def rotates(self, module: nn.Module) -> bool:
+        """False for layers without RoPE."""
+        return module.layer_idx not in self.unrotated
+
+    def frequencies(self, module: nn.Module) -> tuple[torch.Tensor, float]:
+        """The stock table: radians per token [d/2] in float32, and the factor on cos and sin."""
+        rotary = module.ctxforge_rotary
+        table, temperature = rotary.inv_freq, float(rotary.attention_scaling)
+        if table.dtype != torch.float32:  # a model cast as a whole carries its table along; the config still knows it
+            table, temperature = _compute_table(rotary, table.device)
+        return table, temperature
+
+
+def hand_out_identity(_rotary: nn.Module, _args: Any, output: Any) -> Any:
+    """Forward hook of a rotary module: cos 1, sin 0, whatever it computed."""
+    cos, sin = output
+    return torch.ones_like(cos), torch.zeros_like(sin)
+
+
+def bring_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Forward pre-hook of an attention module: hand the positions of queries and keys on to the attention function.
+
+    Raises:
+        RuntimeError: the attention implementation was changed behind our back, or no positions arrive.
+        NotImplementedError: a cache that is not dynamic, or positions in several axes.
+    """
+    system = getattr(module, SYSTEM)
+    _refuse_replaced(module.config._attn_implementation, system.name)
+    positions = kwargs.get("position_ids")
+    hidden = args[0] if args else kwargs["hidden_states"]
+    if positions is None:
+        raise RuntimeError(f"{type(module).__name__} gets no position_ids: {system.name} cannot serve it")
+    if positions.ndim != 2:
+        raise NotImplementedError(f"{system.name} serves text positions [rows, tokens] only")
+    positions = positions.expand(hidden.shape[0], -1)
+    caches = [value for value in (*args, *kwargs.values()) if isinstance(value, Cache)]
+    keys = _remember(caches[0], module.layer_idx, positions, system) if caches else positions
+    return args, {**kwargs, POSITIONS: (positions, keys)}
+
+
+def _remember(cache: Cache, layer: int, positions: torch.Tensor, system: System) -> torch.Tensor:
+    """Positions of all keys of `layer` once this call's are added, [B, past + T].
+
+    They are kept as the keys of one more cache layer, past the model's own.
+    """
+    refuse_static(cache, layer, system.name)
+    index = system.layers
+    while len(cache.layers) < index:
+        cache.layers.append(DynamicLayer())
+    if len(cache.layers) == index:
+        cache.layers.append(DynamicLayer())
+    holder = cache.layers[index]
+    past, held, new = cache.get_seq_length(layer), holder.get_seq_length(), positions.shape[1]
+    if held == past:
+        held_positions = positions[:, None, :, None]
+        holder.update(held_positions, held_positions)
+    elif held != past + new:
+        raise RuntimeError(
+            f"the cache holds {past} keys in layer {layer} but {held} positions: {system.name} needs a cache that this"
+            " model filled itself"
+        )
+    return holder.keys[:, 0, :, 0]
+
+
+def refuse_static(cache: Cache, layer: int, name: str) -> None:
+    """Raise NotImplementedError for a cache whose layer does not simply grow."""
+    if layer < len(cache.layers) and not isinstance(cache.layers[layer], DynamicLayer):
+        raise NotImplementedError(
+            f"{name} runs with a dynamic cache only, not with {type(cache.layers[layer]).__name__}"
+        )
+
+
+def attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The registered attention function: answers for the system that the module was wired with.
+
+    Raises:
+        RuntimeError: the module belongs to a stock model, which must not run under our name.
+        NotImplementedError: attention weights, or attention to later tokens, were asked for.
+    """
+    system = getattr(module, SYSTEM, None)
+    if system is None or POSITIONS not in kwargs:
+        raise RuntimeError(
+            "this checkpoint's attention runs inside its own model class only: load it with trust_remote_code=True"
+        )
+    if kwargs.get("output_attentions"):
+        raise NotImplementedError(f"{system.name} returns no attention weights")
+    if kwargs.get("is_causal") is False:
+        raise NotImplementedError(f"{system.name} is causal")
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        attention_mask = attention_mask >= 0  # a 4D mask that the caller made: 0 where visible
+    query_positions, key_positions = kwargs[POSITIONS]
+    call = Call(
+        query=query,
+        key=key,
+        value=value,
+        query_positions=query_positions,
+        key_positions=key_positions[:, -key.shape[2] :],  # a windowed layer keeps the newest keys
+        mask=attention_mask if attention_mask is None else attention_mask[..., : key.shape[2]],
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        dropout=dropout,
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+    )
+    return system.attend(module, call).transpose(1, 2).contiguous(), None
+
+
+def rotate(
+    states: torch.Tensor,
+    positions: torch.Tensor,
+    frequencies: torch.Tensor,
+    *,
+    interleaved: bool,
+    amplitude: torch.Tensor | float = 1.0,
+) -> torch.Tensor:
+    """Rotate the first d dimensions of `states` [B, h, N, D] by position * frequency, in float32 at least.
+
+    Args:
+        states: query or key.
+        positions: [B, N].
+        frequencies: radians per token, [d/2] or [B, 1, d/2].
+        interleaved: dimension 2i pairs with 2i + 1; otherwise i pairs with i + d/2.
+        amplitude: factor on each pair, broadcast against [B, N, d/2].
+
+    Returns:
+        float32 (float64 for float64 states), [B, h, N, D]; dimensions past d as they were.
+    """
+    work = states.to(torch.promote_types(states.dtype, torch.float32))
+    angles = positions[..., None].to(work.dtype) * frequencies.to(work.dtype)
+    cos = (angles.cos() * amplitude)[:, None]
+    sin = (angles.sin() * amplitude)[:, None]
+    pairs = frequencies.shape[-1]
+    rotated, rest = work[..., : 2 * pairs], work[..., 2 * pairs :]
+    if interleaved:
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+    else:
+        first, second = rotated[..., :pairs], rotated[..., pairs:]
+        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+
+
+def softmax_attention(
+    call: Call,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    causal: bool = False,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """softmax(scaling q.k + bias) v over the keys that `mask` shows, [B, H, t, Dv].
+
+    Args:
+        call: for its scaling, dropout, softcap and sinks.
+        query, key, value: [B, H, t, D], [B, K, s, D], [B, K, s, Dv]; key heads are repeated as needed.
+        mask: bool, broadcast against [B, H, t, s]; None when nothing is hidden beyond `causal`.
+        causal: query i sees keys up to i; needs t = s and no mask.
+        bias: added to the scores, broadcast against [B, H, t, s].
+    """
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    groups = query.shape[1] // key.shape[1]
+    if call.softcap is not None or call.sinks is not None:
+        return _explicit_attention(call, query, key, value, mask, causal=causal, bias=bias)
+    if bias is not None:
+        if causal:
+            mask = call.visible(slice(None), slice(None))
+        bias = bias.to(query.dtype)
+        mask = bias if mask is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
+        causal = False
+    shape = query.shape
+    if groups > 1 and shape[2] == 1 and (mask is None or mask.shape[1] == 1):
+        query = query.reshape(shape[0], key.shape[1], groups, shape[3])  # one query: heads of a group as its queries
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    output = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=call.dropout, is_causal=causal, scale=call.scaling
+    )
+    return output.reshape(shape[0], shape[1], shape[2], value.shape[3])
+
+
+def _explicit_attention(
+    call: Call,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    causal: bool,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = (query @ key.transpose(2, 3)).float() * call.scaling
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        mask = call.visible(slice(None), slice(None))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if call.sinks is not None:
+        sinks = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        weights = torch.cat((scores, sinks), dim=-1).softmax(dim=-1)[..., :-1]
+    else:
+        weights = scores.softmax(dim=-1)
+    weights = nn.functional.dropout(weights, p=call.dropout, training=call.dropout > 0)
+    return weights.to(value.dtype) @ value
+
+
+def register(system: type[System]) -> None:
+    """Make transformers know the system's attention and mask functions under its name."""
+
+    def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+        """A bool mask [B, 1, T, S], or None when it would be plainly causal and the system can do without."""
+        if system.needs_mask:
+            kwargs["allow_is_causal_skip"] = False
+        return sdpa_mask(*args, **kwargs)
+
+    AttentionInterface.register(system.name, attention)
+    AttentionMaskInterface.register(system.name, mask)
+
+
+class ServedConfig:
+    """Mixed into the stock config: on disk the model type is ours, so that no stock class loads the checkpoint."""
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        """The stock type's dictionary."""
+        found, unused = super().get_config_dict(*args, **kwargs)
+        if found.get("model_type") == PREFIX + cls.model_type:
+            found = {**found, "model_type": cls.model_type}
+        return found, unused
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in config.json."""
+        return self._on_disk(super().to_dict())
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As it stands in config.json, defaults left out."""
+        return self._on_disk(super().to_diff_dict())
+
+    def _on_disk(self, found: dict[str, Any]) -> dict[str, Any]:
+        settings = getattr(self, "ctxforge", None)
+        if settings is not None:
+            found["model_type"] = PREFIX + type(self).model_type
+            found["attn_implementation"] = settings["attention"]
+        return found
+
+
+class ServedModel:
+    """Mixed into the stock model: refuses a foreign attention implementation and wires the system."""
+
+    ctxforge_system_class: Any = None
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        system = self.ctxforge_system_class
+        settings = getattr(config, "ctxforge", None)
+        if not isinstance(settings, dict) or settings.get("attention") != system.name:
+            raise RuntimeError(f"config.json holds no `ctxforge` entry for {system.name}")
+        if config._attn_implementation is None:
+            config._attn_implementation = system.name
+        _refuse_replaced(config._attn_implementation, system.name)
+        super().__init__(config, *args, **kwargs)
+        system(settings, config.num_hidden_layers).wire(self)
+
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
+        """Refuse any other than ours."""
+        _refuse_replaced(attn_implementation, self.ctxforge_system_class.name)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
+
+def build_class(name: str, system: type[System], module: dict[str, Any]) -> type:
+    """The class called `name` for a modeling file: the stock class of that name, served by `system`.
+
+    Called by the file's module-level `__getattr__`: `CtxforgeLlamaForCausalLM` derives from `LlamaForCausalLM`,
+    `CtxforgeLlamaConfig` from `LlamaConfig`. The class is kept in the module, where pickle finds it again.
+
+    Args:
+        name: as in config.json's `auto_map`.
+        system: of the file.
+        module: the file's globals().
+
+    Raises:
+        AttributeError: no such name.
+    """
+    matched = _CLASS_NAME.fullmatch(name)
+    stock = getattr(transformers, matched[1], None) if matched else None
+    if stock is None:
+        raise AttributeError(f"module {module['__name__']!r} has no attribute {name!r}")
+    body: dict[str, Any] = {"__module__": module["__name__"], "__qualname__": name, "__doc__": stock.__doc__}
+    if name.endswith("Config"):
+        built = type(name, (ServedConfig, stock), body)
+    else:
+        config_name = CLASS_PREFIX + stock.config_class.__name__
+        config = module.get(config_name) or build_class(config_name, system, module)
+        body |= {"config_class": config, "ctxforge_system_class": system}
+        built = type(name, (ServedModel, stock), body)
+    module[name] = built
+    return built
+
+
+def _refuse_replaced(found: Any, ours: str) -> None:
+    if found != ours:
+        raise RuntimeError(
+            f"attn_implementation={found!r} would replace this checkpoint's attention and compute something else:"
+            f" leave it out, or give {ours!r}"
+        )
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "layer_idx", None), int) and "Attention" in type(module).__name__
+
+
+def _compute_table(rotary: nn.Module, device: torch.device) -> tuple[torch.Tensor, float]:
+    """The table that a stock rotary module computes from its config, in float32."""
+    if rotary.rope_type != "default":
+        initialise = ROPE_INIT_FUNCTIONS[rotary.rope_type]
+    else:
+        initialise = getattr(rotary, "compute_default_rope_parameters", None) or rotary.rope_init_fn
+    table, temperature = initialise(rotary.config, device=device)
+    return table.to(device, torch.float32), float(temperature)
