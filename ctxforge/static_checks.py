@@ -26,7 +26,7 @@ from ctxforge.schemes import Geometry
 Verdict = Literal["pass", "fail", "skip"]
 _INTEGERS = ("max_position_embeddings", "original_max_position_embeddings", "num_hidden_layers", "sliding_window")
 _NO_LIMIT = 10**18
-_WITH_ORIGINAL = ("yarn", "llama3", "longrope", "su")
+_WITH_ORIGINAL = ("yarn", "longrope", "su")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _integer_types(inner: Mapping[str, Any]) -> Check:
 
 
 def _max_positions(inner: Mapping[str, Any], geometry: RopeGeometry) -> Check:
-    """yarn, llama3 and longrope: every reader agrees only when max_position_embeddings = factor x original."""
+    """yarn and longrope: every reader agrees only when max_position_embeddings = factor x original."""
     name = "max-positions"
     longest = geometry.max_position_embeddings
     for key in ("rope_scaling", "rope_parameters"):
