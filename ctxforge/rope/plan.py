@@ -207,7 +207,7 @@ def _method_warnings(method: Method) -> list[str]:
     if method.experimental:
         lines.append(f"{method.name} is experimental: no trained model converted with it is published")
     if method.needs == "calibration":
-        lines.append(f"{method.name} needs calibration before the result is of use: {method.needs_training}")
+        lines.append(f"{method.name} needs calibration before the result is of use (training: {method.needs_training})")
     return lines
 
 

@@ -126,12 +126,39 @@ def test_json_output_is_one_document_and_stdout_holds_nothing_else(cli: Callable
 
 
 def test_methods_lists_and_explains(cli: Callable[..., object]) -> None:
-    names = [entry["name"] for entry in cli("methods", "--json").document["methods"]]
-    assert names == ["yarn", "ntk", "ntk-by-parts", "pi", "abf", "llama3", "dynamic-ntk", "none"]
+    from ctxforge.rope.methods import METHODS
+
+    listed = cli("methods", "--json").document
+    assert [entry["name"] for entry in listed["methods"]] == list(METHODS)
+    assert {"yarn", "ntk", "ntk-by-parts", "pi", "abf", "llama3", "dynamic-ntk", "none"} < set(METHODS)
+    assert [entry["name"] for entry in listed["modifiers"]] == ["resonance"]
+    assert "custom code" in cli("methods").out or not any(method.needs_code for method in METHODS.values())
     explained = cli("methods", "yarn")
     assert "2309.00071" in explained.out
     assert "beta_fast" in explained.out
+    assert "Arena-Hard" in explained.out
+    assert cli("methods", "linear").out == cli("methods", "pi").out
+    assert "2403.00071" in cli("methods", "resonance").out
     assert cli("methods", "yran").code == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "word"),
+    [
+        ("yarn+resonance", 0, "yarn+resonance: 512 -> 2048"),
+        ("mrrope-pro", 0, "mrrope-pro: 512 -> 2048"),
+        ("linear", 0, "pi: 512 -> 2048"),
+        ("yarn+resonanse", 2, "did you mean 'resonance'?"),
+        ("resonance", 2, "yarn+resonance"),
+        ("longrope", 2, "needs a list of factors"),
+        ("longrope:factors=/no/such/list", 2, "can't be read"),
+        ("randomised-positions", 3, "changes no config"),
+    ],
+)
+def test_plan_takes_modifiers_aliases_and_lists(cli: Callable[..., object], method: str, code: int, word: str) -> None:
+    done = cli("plan", "bundled", "--method", method, "--to", "4x")
+    assert done.code == code, done.err
+    assert word in done.out + done.err
 
 
 def test_method_none_leaves_everything_as_it_is(cli: Callable[..., object], tmp_path: Path) -> None:
