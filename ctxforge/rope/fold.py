@@ -92,5 +92,5 @@ def _missing(name: str, tensors: Mapping[str, TensorInfo]) -> CheckpointError | 
 def _quantised(name: str, dtype: str) -> UnsupportedError:
     return UnsupportedError(
         f"the temperature must be folded into the query, but {name} is quantised ({dtype})",
-        "convert the unquantised checkpoint, or use the method's default temperature",
+        "convert the unquantised checkpoint, or use --portability exact, which leaves weights alone",
     )
