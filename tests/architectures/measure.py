@@ -8,21 +8,13 @@ by pair, which input dimensions turn together, how fast, and by how much they ar
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import math
-import re
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-_ROTARY = re.compile(r"^_?apply_\w*(rotary|rope)\w*$")
-_TABLES = re.compile(r"cos|sin|freq|pos|value|mask|dim")
-_LAYER_LISTS = ("layers", "h", "blocks", "block", "layer", "attentions")
-_TOKENS = 19
+from tests.architectures.watch import TOKENS, Place, RotaryCall, Watch, run
 
 
 @dataclass(frozen=True)
@@ -73,27 +65,6 @@ class NotARotationError(Exception):
     """The matrices of a call are not those of a rotary embedding."""
 
 
-@dataclass
-class _Run:
-    stack: list[str] = field(default_factory=list)
-    visited: dict[str, set[int]] = field(default_factory=dict)
-    calls: list[tuple[str, int, str, torch.Tensor]] = field(default_factory=list)
-    lookups: list[tuple[str, torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    alibi: bool = False
-    depth: int = 0
-
-    def place(self) -> tuple[str, int, str] | None:
-        """(list of layers, index, module inside the layer) of the code that runs now."""
-        for name in self.stack:
-            parent, _, last = name.rpartition(".")
-            if last.isdigit() and parent.rpartition(".")[2] in _LAYER_LISTS:
-                deepest = self.stack[-1]
-                # A shared module has the name of the layer that owns it.
-                inner = re.sub(r"^.*?\.(?:layers|h|blocks|block|layer|attentions)\.\d+\.?", "", deepest)
-                return parent, int(last), inner
-        return None
-
-
 def measure(model: Any, *, positions: list[int] | None = None, inputs: dict[str, Any] | None = None) -> Measured:
     """Run `model` once on random tokens and measure each layer.
 
@@ -105,34 +76,32 @@ def measure(model: Any, *, positions: list[int] | None = None, inputs: dict[str,
     Raises:
         NotARotationError: a rotary function does something else.
     """
-    run = _Run()
-    count = _TOKENS if positions is None else len(positions)
-    vocabulary = model.config.get_text_config().vocab_size or 90
-    ids = torch.randint(3, min(vocabulary, 90), (1, count), generator=torch.Generator().manual_seed(5))
-    arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False} if inputs is None else dict(inputs)
-    if positions is not None:
-        arguments["position_ids"] = torch.tensor([positions])
-        arguments["attention_mask"] = torch.ones(1, count, dtype=torch.long)
-    names = {id(parameter): name for name, parameter in [*model.named_parameters(), *model.named_buffers()]}
-    with _watched(model, run, names), torch.no_grad():
-        model(**arguments)
-    return _measured(model, run, positions or list(range(count)), ids)
+    calls: list[tuple[Place, torch.Tensor]] = []
+
+    def answer(call: RotaryCall) -> None:
+        calls.extend((call.place, matrices) for matrices in _matrices(call))
+
+    seen, _logits = run(model, answer, positions, inputs)
+    found = _layers(model, seen, calls, positions or list(range(TOKENS)))
+    return Measured(found, _tables(seen, TOKENS if positions is None else len(positions)), seen.alibi)
 
 
-def _measured(model: Any, run: _Run, positions: list[int], ids: torch.Tensor) -> Measured:
-    lists = sorted(run.visited)
+def _layers(
+    model: Any, watch: Watch, calls: list[tuple[Place, torch.Tensor]], positions: list[int]
+) -> tuple[Layer, ...]:
+    lists = sorted(watch.visited)
     if len(lists) > 1:
-        attended = {place for place, *_ in run.calls}
+        attended = {place.layers for place, _ in calls}
         lists = [path for path in lists if path in attended] or lists
     layers: dict[tuple[str, int], Layer] = {}
     for path in lists:
         for index in range(len(model.get_submodule(path))):
             layers[path, index] = Layer(len(layers), f"{path}.{index}")
     seen: dict[tuple[str, int], dict[str, list[Turn]]] = {}
-    for path, index, inner, matrices in run.calls:
+    for place, matrices in calls:
         turn = turn_of(matrices, positions)
         if turn is not None:
-            turns = seen.setdefault((path, index), {}).setdefault(inner, [])
+            turns = seen.setdefault((place.layers, place.index), {}).setdefault(place.module, [])
             if not any(close(turn, other) for other in turns):
                 turns.append(turn)
     for key, by_module in seen.items():
@@ -142,7 +111,7 @@ def _measured(model: Any, run: _Run, positions: list[int], ids: torch.Tensor) ->
                 layers[key].main += [t for t in turns if not any(close(t, other) for other in layers[key].main)]
             else:
                 layers[key].others[name] = turns
-    return Measured(tuple(layers.values()), _tables(run, ids), run.alibi)
+    return tuple(layers.values())
 
 
 def close(one: Turn, other: Turn, tolerance: float = 1e-5) -> bool:
@@ -253,19 +222,15 @@ def _frequency(blocks: torch.Tensor, positions: list[int]) -> float:
     return frequency
 
 
-def _matrices(function: Any, bound: inspect.BoundArguments, rotated: list[str]) -> list[torch.Tensor]:
+def _matrices(call: RotaryCall) -> list[torch.Tensor]:
     """R_t, [tokens, out, in], of each rotated argument: the call repeated with unit vectors in their places."""
     found = []
-    for place, name in enumerate(rotated):
-        tensor = bound.arguments[name]
+    for place, (name, tensor) in enumerate(zip(call.rotated, call.inputs, strict=True)):
         columns = []
         for i in range(tensor.shape[-1]):
             unit = torch.zeros(tensor.shape, dtype=torch.float64)
             unit[..., i] = 1
-            probe: Any = {**bound.arguments, name: unit}
-            call = inspect.BoundArguments(bound.signature, probe)
-            output = function(*call.args, **call.kwargs)
-            output = output[place] if isinstance(output, tuple) else output
+            output = call.outputs(**{name: unit})[place]
             if output.shape != tensor.shape:
                 raise NotARotationError(f"{name} changes its shape")
             columns.append(output.double())
@@ -280,7 +245,7 @@ def _by_token(values: torch.Tensor, width: int) -> torch.Tensor:
     varying = [axis for axis in middle if spreads[axis] > 0]
     if len(varying) > 1:
         raise NotARotationError("heads are rotated differently")
-    axis = varying[0] if varying else max(middle, key=lambda a: values.shape[a] == _TOKENS)
+    axis = varying[0] if varying else max(middle, key=lambda a: values.shape[a] == TOKENS)
     for other in middle:
         if other != axis:
             values = values.narrow(other, 0, 1)
@@ -288,99 +253,12 @@ def _by_token(values: torch.Tensor, width: int) -> torch.Tensor:
     return values.reshape(values.shape[0], width, -1).transpose(1, 2)
 
 
-@contextlib.contextmanager
-def _watched(model: Any, run: _Run, names: dict[int, str]) -> Iterator[None]:
-    """Wrap the rotary functions of the model's modeling files, follow which module runs, and note table look-ups."""
-    undo: list[Any] = []
-    for module in {sys.modules[type(part).__module__] for part in model.modules()}:
-        if ".models." not in module.__name__ and not module.__name__.startswith("transformers_modules"):
-            continue
-        for owner in [
-            module,
-            *(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__),
-        ]:
-            for name, value in list(vars(owner).items()):
-                plain = value.__func__ if isinstance(value, staticmethod) else value
-                if not inspect.isfunction(plain):
-                    continue
-                if _ROTARY.match(name):
-                    wrapped: Any = _rotary(plain, run)
-                elif "alibi" in name:
-                    wrapped = _alibi(plain, run)
-                else:
-                    continue
-                setattr(owner, name, staticmethod(wrapped) if isinstance(value, staticmethod) else wrapped)
-                undo.append((owner, name, value))
-    hooks = []
-    for name, part in model.named_modules():
-        hooks.append(part.register_forward_pre_hook(_enter(run, name, model)))
-        hooks.append(part.register_forward_hook(lambda *_: run.stack.pop() and None, always_call=True))
-    embedding = torch.nn.functional.embedding
-
-    def looked_up(ids: torch.Tensor, weight: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-        run.lookups.append((names.get(id(weight), "?"), ids, weight))
-        return embedding(ids, weight, *rest, **options)
-
-    torch.nn.functional.embedding = looked_up
-    try:
-        yield
-    finally:
-        torch.nn.functional.embedding = embedding
-        for hook in hooks:
-            hook.remove()
-        for owner, name, value in reversed(undo):
-            setattr(owner, name, value)
-
-
-def _enter(run: _Run, name: str, model: Any) -> Any:
-    parent, _, last = name.rpartition(".")
-    is_layer = last.isdigit() and parent.rpartition(".")[2] in _LAYER_LISTS
-
-    def enter(*_: Any) -> None:
-        if is_layer and run.place() is None:
-            run.visited.setdefault(parent, set()).add(int(last))
-        run.stack.append(name)
-
-    return enter
-
-
-def _rotary(function: Any, run: _Run) -> Any:
-    signature = inspect.signature(function)
-
-    def wrapped(*positional: Any, **named: Any) -> Any:
-        run.depth += 1
-        try:
-            place = run.place()
-            if run.depth == 1 and place is not None:
-                bound = signature.bind(*positional, **named)
-                rotated = [
-                    name
-                    for name, value in bound.arguments.items()
-                    if isinstance(value, torch.Tensor) and not _TABLES.search(name)
-                ]
-                for matrices in _matrices(function, bound, rotated):
-                    run.calls.append((*place, matrices))
-            return function(*positional, **named)
-        finally:
-            run.depth -= 1
-
-    return wrapped
-
-
-def _alibi(function: Any, run: _Run) -> Any:
-    def wrapped(*positional: Any, **named: Any) -> Any:
-        run.alibi = True
-        return function(*positional, **named)
-
-    return wrapped
-
-
-def _tables(run: _Run, ids: torch.Tensor) -> tuple[tuple[str, int, int, bool], ...]:
+def _tables(seen: Watch, count: int) -> tuple[tuple[str, int, int, bool], ...]:
     """Embeddings looked up by position: consecutive rows, one a token, which the tokens are not."""
     found = {}
-    for name, rows, weight in run.lookups:
-        flat = rows.reshape(-1)[: ids.shape[1]].tolist()
-        if len(flat) == ids.shape[1] and flat == list(range(flat[0], flat[0] + len(flat))):
+    for name, rows, weight in seen.lookups:
+        flat = rows.reshape(-1)[:count].tolist()
+        if len(flat) == count and flat == list(range(flat[0], flat[0] + len(flat))):
             still = weight[: flat[0] + 1][-1].double()
             waves = bool(((still.abs() < 1e-6) | ((still - 1).abs() < 1e-6)).all())
             found[name] = (name, weight.shape[0], flat[0], waves and flat[0] == 0)
