@@ -62,12 +62,10 @@ class Resampling:
         step = max(1, RESAMPLE_BLOCK // self.row_bytes)
         for first in range(0, self.rows, step):
             last = min(first + step, self.rows)
-            low = min(sample(first, self.source_rows, self.rows)[0], self.source_rows - 1)
-            high = min(sample(last - 1, self.source_rows, self.rows)[0] + 1, self.source_rows - 1)
-            size = (high + 1 - low) * self.row_bytes
+            low, stop = needed_rows(first, last, self.source_rows, self.rows)
             with reading(self.info.file):
-                data = pread_exact(reader, size, start + low * self.row_bytes, self.info.file)
-            new = resample_block(data, self.info.dtype, low, (first, last), self.source_rows, self.rows)
+                data = pread_exact(reader, (stop - low) * self.row_bytes, start + low * self.row_bytes, self.info.file)
+            new = resample_block(data, self.info.dtype, (first, last), self.source_rows, self.rows)
             pwrite_all(writer, new, start + first * self.row_bytes + shift)
 
 
@@ -102,24 +100,31 @@ def sample(new_row: Whole, source_rows: int, rows: int) -> tuple[Whole, Whole]:
     return scaled // rows, scaled % rows
 
 
-def resample_block(data: bytes, dtype: str, low: int, new_rows: tuple[int, int], source_rows: int, rows: int) -> bytes:
+def needed_rows(first: int, last: int, source_rows: int, rows: int) -> tuple[int, int]:
+    """The half-open range of source rows that the new rows from `first` up to before `last` are made of."""
+    low, _ = sample(first, source_rows, rows)
+    high, part = sample(last - 1, source_rows, rows)
+    return low, min(high + (part > 0), source_rows - 1) + 1
+
+
+def resample_block(data: bytes, dtype: str, new_rows: tuple[int, int], source_rows: int, rows: int) -> bytes:
     """The new rows from `new_rows[0]` up to before `new_rows[1]`, as little-endian bytes.
 
     Args:
-        data: the source rows from `low` on, as many as those new rows need.
+        data: the source rows that `needed_rows` names.
         dtype: F64, F32, F16 or BF16.
-        low: the number of the first source row in `data`, counted without the skipped ones.
         new_rows: the half-open range to compute.
         source_rows, rows: L0 and L'.
     """
     import numpy as np
 
+    low, stop = needed_rows(*new_rows, source_rows, rows)
     below, remainder = sample(np.arange(*new_rows, dtype=np.int64), source_rows, rows)
     exact = (remainder == 0) | (below == source_rows - 1)
     above = np.where(exact, below, below + 1)
-    stored = np.frombuffer(data, np.uint8).reshape(int(above[-1]) + 1 - low, -1)
+    stored = np.frombuffer(data, np.uint8).reshape(stop - low, -1)
     wide = np.float64 if dtype in ("F32", "F64") else np.float32
-    values: Any = decode(data, dtype).astype(wide).reshape(len(stored), -1)
+    values: Any = decode(data, dtype).astype(wide).reshape(stop - low, -1)
     weight = (remainder / rows).astype(wide)[:, None]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         mixed = values[below - low]
