@@ -50,17 +50,17 @@ def work(request: Request) -> Answer:
 def _tokenize(request: Request, facts: dict[str, Any]) -> list[int]:
     from transformers import AutoConfig, AutoTokenizer
 
-    text, count = request["text"], request["tokens"]
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(request["folder"], local_files_only=True, trust_remote_code=False)
-        ids = tokenizer(text[: 24 * count + 1000], verbose=False)["input_ids"]
-    except Exception:
-        size = AutoConfig.from_pretrained(request["folder"], local_files_only=True).get_text_config().vocab_size
-        facts["tokens"] = (
-            "the folder has no usable tokenizer: the text's bytes, modulo the vocabulary, stand for tokens"
-        )
+    folder, text, count = request["folder"], request["text"], request["tokens"]
+    size = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().vocab_size
+    ids: list[int] = []
+    with contextlib.suppress(Exception):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        ids = [int(i) for i in tokenizer(text[: 24 * count + 1000], verbose=False)["input_ids"]]
+    # Some classes make a tokenizer without a vocabulary where its files are missing.
+    if len(ids) < 2 or max(ids) >= size:
+        facts["tokens"] = "no usable tokenizer: the text's bytes, modulo the vocabulary's size, stand for tokens"
         ids = [byte % size for byte in text.encode()]
-    return [int(i) for i in ids[:count]]
+    return ids[:count]
 
 
 def _logprobs(model: Any, tokens: Any) -> list[float]:
