@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ctxforge.positions.architectures import ALIBI, LEARNED
 from ctxforge.positions.types import PositionGeometry, PositionPlan
+from ctxforge.rope.custom_code import base_model_type
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,7 +23,7 @@ def scheme(config: Mapping[str, Any]) -> Literal["rope", "learned", "alibi"]:
 
     A row of `ALIBI` may name, as its `when`, a config key that must be true for the row to hold (Falcon's `alibi`).
     """
-    model_type = config.get("model_type")
+    model_type = base_model_type(config)
     if not isinstance(model_type, str):
         return "rope"
     if model_type in LEARNED:

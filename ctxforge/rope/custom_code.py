@@ -24,7 +24,62 @@ RUNTIME = "ctxforge_runtime.py"
 # Model types whose attention the runtime takes over, with the prefix of their classes' names in transformers.
 # Each is held to its stock model by tests/modeling/test_architectures.py.
 SERVED: dict[str, str] = {
+    "apertus": "Apertus",
+    "apertus1p5_text": "Apertus1p5Text",
+    "arcee": "Arcee",
+    "aria_text": "AriaText",
+    "bitnet": "BitNet",
+    "cohere": "Cohere",
+    "cwm": "Cwm",
+    "diffllama": "DiffLlama",
+    "doge": "Doge",
+    "dots1": "Dots1",
+    "ernie4_5": "Ernie4_5",
+    "ernie4_5_moe": "Ernie4_5_Moe",
+    "flex_olmo": "FlexOlmo",
+    "gemma": "Gemma",
+    "gemma2": "Gemma2",
+    "glm": "Glm",
+    "glm4": "Glm4",
+    "glm4_moe": "Glm4Moe",
+    "gpt_neox": "GPTNeoX",
+    "gpt_oss": "GptOss",
+    "granite": "Granite",
+    "granitemoe": "GraniteMoe",
+    "granitemoeshared": "GraniteMoeShared",
+    "helium": "Helium",
+    "hy_v3": "HYV3",
+    "hyperclovax": "HyperCLOVAX",
+    "jais2": "Jais2",
+    "jetmoe": "JetMoe",
+    "lfm2": "Lfm2",
     "llama": "Llama",
+    "minimax_m2": "MiniMaxM2",
+    "ministral": "Ministral",
+    "ministral3": "Ministral3",
+    "mistral": "Mistral",
+    "mixtral": "Mixtral",
+    "nemotron": "Nemotron",
+    "olmo": "Olmo",
+    "olmo2": "Olmo2",
+    "olmo_hybrid": "OlmoHybrid",
+    "olmoe": "Olmoe",
+    "persimmon": "Persimmon",
+    "phi": "Phi",
+    "phi3": "Phi3",
+    "phi4_multimodal": "Phi4Multimodal",
+    "phimoe": "Phimoe",
+    "qwen2": "Qwen2",
+    "qwen2_moe": "Qwen2Moe",
+    "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3Moe",
+    "qwen3_next": "Qwen3Next",
+    "seed_oss": "SeedOss",
+    "smollm3": "SmolLM3",
+    "solar_open": "SolarOpen",
+    "stablelm": "StableLm",
+    "starcoder2": "Starcoder2",
+    "vaultgemma": "VaultGemma",
 }
 
 
@@ -124,6 +179,17 @@ def wrap(
         f" running plain {model_type}: vLLM, SGLang, llama.cpp, TGI and mlx-lm do not serve it",
     )
     return emitted, files, notes
+
+
+def detach(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of ours as the stock model's again, without the custom code; any other as it is."""
+    entry = config.get(KEY)
+    if not isinstance(entry, Mapping) or "system" not in entry:
+        return dict(config)
+    dropped = {KEY, "auto_map", "attn_implementation"}
+    names = [str(name).removeprefix(CLASS_PREFIX) for name in config.get("architectures") or ()]
+    stock = {"model_type": base_model_type(config), "architectures": names}
+    return {key: stock.get(key, value) for key, value in config.items() if key not in dropped}
 
 
 def base_model_type(config: Mapping[str, Any]) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ctxforge.errors import CheckpointError, UnsupportedError
 from ctxforge.rope import fields
 from ctxforge.rope.architectures import ARCHITECTURES, MISSTATED_LENGTHS, Architecture
+from ctxforge.rope.custom_code import base_model_type, find_code
 from ctxforge.rope.reader import (
     MAX_LENGTH,
     ORIGINAL_KEY,
@@ -19,7 +20,7 @@ from ctxforge.rope.reader import (
     read_rotations,
     table_differences,
 )
-from ctxforge.rope.types import RopeGeometry, RopeGroup
+from ctxforge.rope.types import CustomCode, RopeGeometry, RopeGroup
 
 _MAX_LAYERS = 4096
 _LEGACY_KEYS = ("rope_scaling", "rope_theta", "rotary_emb_base", "rope_local_base_freq")
@@ -32,7 +33,7 @@ def find_architecture(config: Mapping[str, Any]) -> tuple[str, Architecture]:
         CheckpointError: no model_type.
         UnsupportedError: a type that the table does not have.
     """
-    model_type = config.get("model_type")
+    model_type = base_model_type(config)
     if not isinstance(model_type, str) or not model_type:
         raise CheckpointError(
             "config.json has no model_type", "use a checkpoint in the transformers layout, with its config.json"
@@ -84,7 +85,8 @@ def understand(config: Mapping[str, Any], *, trained_length: int | None = None) 
     unrotated = _unrotated_layers(inner, architecture, layers)
     window = _window(inner, architecture)
     windowed = _windowed_layers(inner, architecture, layers, unrotated, window)
-    groups = tuple(_group(layer_type, table, layers, unrotated, windowed) for layer_type, table in tables.items())
+    code = find_code(config)
+    groups = tuple(_group(layer_type, table, layers, unrotated, windowed, code) for layer_type, table in tables.items())
     length = _lengths(inner, model_type, tables, trained_length)
     return RopeGeometry(
         model_type=model_type,
@@ -122,7 +124,12 @@ def _refuse_contradiction(config: Mapping[str, Any], model_type: str) -> None:
 
 
 def _group(
-    layer_type: str | None, table: Table, layers: int, unrotated: tuple[int, ...], windowed: frozenset[int]
+    layer_type: str | None,
+    table: Table,
+    layers: int,
+    unrotated: tuple[int, ...],
+    windowed: frozenset[int],
+    code: CustomCode | None,
 ) -> RopeGroup:
     members = [
         i
@@ -137,7 +144,7 @@ def _group(
         windowed_layers=narrow,
         rotated_dims=table.rotated_dims,
         base=table.base,
-        in_force=table.rotation,
+        in_force=table.rotation if code is None else replace(table.rotation, code=code),
         extendable=not only_windows,
     )
 

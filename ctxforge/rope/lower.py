@@ -14,6 +14,7 @@ from typing import Any
 
 from ctxforge.checkpoint import ScaleRows, TensorEdit, TensorInfo
 from ctxforge.errors import CtxforgeError, UnsupportedError
+from ctxforge.rope import custom_code
 from ctxforge.rope.architectures import ARCHITECTURES, Architecture
 from ctxforge.rope.dialects import write_forms
 from ctxforge.rope.fold import fold_temperature
@@ -67,9 +68,10 @@ def lower(
         UnsupportedError: no form that this architecture reads expresses the plan, or the fold meets quantised weights.
         CheckpointError: a tensor that the fold needs is missing.
     """
-    inner = _inner(config, geometry.config_path)
     if not plan.changed:
         return Lowered(dict(config), (), {group.layer_type: 1.0 for group in plan.groups}, ())
+    config = custom_code.detach(config)
+    inner = _inner(config, geometry.config_path)
     architecture = ARCHITECTURES[geometry.model_type]
     kept = {group.layer_type: group for group in plan.groups if not group.changed}
     forms: dict[str | None, tuple[RopeForm, float]] = {
@@ -99,8 +101,6 @@ def lower(
     files: dict[str, bytes] = {}
     code = next((group.rotation.code for group in plan.groups if group.rotation.code is not None), None)
     if code is not None:
-        from ctxforge.rope import custom_code
-
         whole, files, code_notes = custom_code.attach(code, whole, geometry)
         notes += code_notes
     unique = tuple(dict.fromkeys(notes))

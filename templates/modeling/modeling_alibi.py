@@ -114,10 +114,10 @@ def power_slopes(heads: int, device: torch.device) -> torch.Tensor:
     return torch.tensor(slopes, dtype=torch.float32, device=device)
 
 
-def mpt_slopes(heads: int, largest: float, device: torch.device) -> torch.Tensor:
-    """Slopes of MPT, float32 [H]: 2^(-h largest / P), P the next power of two; odd ones first where H < P."""
+def mpt_slopes(heads: int, device: torch.device) -> torch.Tensor:
+    """Slopes of MPT, float32 [H]: 2^(-8 h / P), P the next power of two; every second first where H < P."""
     whole = 2 ** math.ceil(math.log2(heads))
-    slopes = [2 ** (-(h + 1) * largest / whole) for h in range(whole)]
+    slopes = [2 ** (-8 * (h + 1) / whole) for h in range(whole)]
     if whole != heads:
         slopes = (slopes[1::2] + slopes[::2])[:heads]
     return torch.tensor(slopes, dtype=torch.float32, device=device)
@@ -177,7 +177,7 @@ class ScaledMptAttention(MptAttention):
         query, key, value = (part.reshape(shape).transpose(1, 2) for part in fused.chunk(3, dim=2))
         key, value = _grown(self, _cache(kwargs), key, value)
         system = getattr(self, SYSTEM)
-        slopes = mpt_slopes(self.n_heads, float(system.settings["largest_exponent"]), query.device)
+        slopes = mpt_slopes(self.n_heads, query.device)
         output = system.run(self, query, key, value, attention_mask, slopes, self.softmax_scale, self.attn_dropout_p)
         return self.out_proj(output), None
 

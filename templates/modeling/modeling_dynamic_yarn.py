@@ -1,13 +1,13 @@
 """YaRN whose scale follows the length (2309.00071), right with a cache.
 
-A query at position p, the l-th token with l = p + 1, uses the table of scale s(l) = max(1, ceil(steps l / L0) / steps):
+A query at position p, the l-th token with l = p + 1, uses the table of scale s = max(1, ceil(steps l / L0) / steps):
 pair i turns with f_i (1 - g_i (1 - 1/s)), and cos and sin are multiplied by 0.1 ln s + 1. All keys, unrotated in the
-cache, are rotated with the query's own table. The scale is a function of the query's position alone, so one pass, chunks
-and token by token compute the same; up to L0 it is the stock model.
+cache, are rotated with the query's own table. The scale is a function of the query's position alone, so one pass,
+chunks and token by token compute the same; up to L0 it is the stock model.
 
-The published code takes s = l / L0 of the whole forward pass for every query in it, and leaves cached keys as they were
-rotated: one pass and cached decoding then differ. At the last position, when steps l / L0 is an integer, both define the
-same table.
+The published code takes s = l / L0 of the whole forward pass for every query in it, and leaves cached keys as they
+were rotated: one pass and cached decoding then differ. At the last position, when steps l / L0 is an integer, both
+define the same table.
 """
 
 from __future__ import annotations

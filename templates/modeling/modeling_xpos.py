@@ -3,9 +3,9 @@
 Pair i of the query at position n is scaled by zeta_i^(n/B), of the key at m by zeta_i^(-m/B), so that q.k carries
 zeta_i^((n - m)/B): zeta_i = (2i + 0.4 d) / (1.4 d), B the scale base in tokens. B without bound is RoPE itself.
 
-Both scales are applied at attention time, in float32, about a centre near the queries: the centre cancels, and exponents
-stay small however long the context (absolute ones overflow float32 past n/B = 71). A key far behind decays to zero as
-it should.
+Both scales are applied at attention time, in float32, about a centre near the queries: the centre cancels, and
+exponents stay small however long the context (absolute ones overflow float32 past n/B = 71). A key far behind decays to
+zero as it should.
 
 The layout is the model's own. Published code scales and rotates interleaved pairs (2i, 2i + 1); on weights whose pairs
 are half-split (i, i + d/2), as those of Llama, that is another function altogether, even without decay.

@@ -10,10 +10,12 @@ from types import ModuleType
 from ctxforge.errors import UsageError
 from ctxforge.rope.methods import (
     abf,
+    alibi_interpolation,
     by_parts,
     clex,
     drope,
     dynamic,
+    dynamic_yarn,
     giraffe,
     learned_interpolation,
     llama3,
@@ -26,6 +28,7 @@ from ctxforge.rope.methods import (
     pose_yarn,
     prope,
     randomised,
+    xpos,
     yarn,
     yarn_paper,
 )
@@ -49,7 +52,10 @@ _MODULES: tuple[ModuleType, ...] = (
     drope,
     randomised,
     dynamic,
+    dynamic_yarn,
+    xpos,
     learned_interpolation,
+    alibi_interpolation,
     none,
 )
 
