@@ -292,6 +292,24 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"] * 2, "sliding_window": 24},
 }
 
+# Other settings of a type that move the rotation or the query's weights elsewhere.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "axk1:half-split": {"rope_interleave": False},
+    "cohere:qk-norm": {"use_qk_norm": True},
+    "deepseek_v2:whole-q": {"q_lora_rank": None},
+    "deepseek_v3:half-split": {"rope_interleave": False},
+    "deepseek_v3:whole-q": {"q_lora_rank": None},
+    "exaone4:no-window": {"sliding_window": None, "layer_types": ["full_attention"] * LAYERS},
+    "falcon:multi-head": {"multi_query": False, "num_kv_heads": 4},
+    "falcon:new-decoder": {"new_decoder_architecture": True},
+    "glm4_moe:qk-norm": {"use_qk_norm": True},
+    "llama4_text:no-qk-norm": {"use_qk_norm": False},
+    "phi:qk-norm": {"qk_layernorm": True},
+    "stablelm:qk-norm": {"qk_layernorm": True},
+}
+# Models that number their tokens themselves, whatever position_ids says.
+OWN_POSITIONS = ("blt", "roformer")
+
 
 def _merged(defaults: dict[str, Any]) -> dict[str, Any]:
     """The generic sizes of the keys in `defaults`, nested configurations included."""
@@ -313,9 +331,10 @@ def _updated(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def tiny_config(model_type: str) -> Any:
-    """The configuration of one tiny model."""
-    changes = CHANGES.get(model_type, {})
+def tiny_config(name: str) -> Any:
+    """The configuration of one tiny model: a type's, or a variant's."""
+    model_type, _, variant = name.partition(":")
+    changes = {**CHANGES.get(model_type, {}), **(VARIANTS[name] if variant else {})}
     cls = CONFIG_MAPPING[model_type]
     if "_part" in changes:
         cls = type(getattr(cls(), changes["_part"]))
@@ -346,14 +365,15 @@ def without_timm() -> Iterator[None]:
         modeling_gemma3n.AutoModel = AutoModel
 
 
-def build(model_type: str, *, seed: int = 0) -> Any:
+def build(name: str, *, seed: int = 0) -> Any:
     """A tiny model with sharp random weights."""
+    model_type = name.partition(":")[0]
     torch.manual_seed(seed)
     with without_timm():
         if "_part" in CHANGES.get(model_type, {}):
-            model = model_class(model_type)(tiny_config(model_type)).float().eval()
+            model = model_class(model_type)(tiny_config(name)).float().eval()
         else:
-            model = AutoModelForCausalLM.from_config(tiny_config(model_type), dtype=torch.float32).eval()
+            model = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name and parameter.ndim == 1:

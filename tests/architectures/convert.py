@@ -1,0 +1,77 @@
+"""One tiny source of a type: built, measured, saved; then converted, loaded and measured again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import ctxforge
+from ctxforge.rope import RopePlan
+from tests.architectures import tiny
+from tests.architectures.compare import against_plan, temperatures
+from tests.architectures.measure import Measured, measure
+from tests.architectures.replay import Recorded, record, replay
+from tests.architectures.watch import TOKENS
+
+TARGET_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tiny model on disk, and what was seen of it."""
+
+    model_type: str
+    folder: Path
+    config: dict[str, Any]
+    length: int
+    inputs: dict[str, Any] | None
+    measured: Measured
+    recorded: list[Recorded]
+    logits: torch.Tensor
+
+
+def positions(model_type: str, longest: int) -> list[int] | None:
+    """Consecutive positions, then the last one of the length asked for; None where the model counts for itself."""
+    return None if model_type in tiny.OWN_POSITIONS else [*range(TOKENS - 1), longest - 1]
+
+
+def make_source(name: str, folder: Path) -> Source:
+    """Build, measure and save the tiny model called `name`."""
+    model = tiny.build(name)
+    model_type = name.partition(":")[0]
+    torch.manual_seed(2)
+    given = tiny.inputs(model_type, model, TOKENS)
+    config = model.config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None) or tiny.TRAINED
+    at = positions(model_type, length)
+    measured = measure(model, positions=at, inputs=given)
+    recorded, logits = record(model, None, given)
+    model.save_pretrained(folder)
+    saved = json.loads((folder / "config.json").read_text())
+    return Source(model_type, folder, saved, length, given, measured, recorded, logits)
+
+
+def converted_disagreements(source: Source, method: str, out: Path) -> tuple[RopePlan, Measured, list[str]]:
+    """Convert `source` and compare the written model's measured rotations with the plan.
+
+    Raises:
+        CtxforgeError: the conversion is refused.
+    """
+    target = TARGET_FACTOR * source.length
+    result = ctxforge.extend(source.folder, method=method, to=target, out=out)
+    plan, geometry = result.conversion.plan, result.conversion.geometry
+    with tiny.without_timm():
+        model = AutoModelForCausalLM.from_pretrained(result.out, dtype=torch.float32).eval()
+    measured = measure(model, positions=positions(source.model_type, target), inputs=source.inputs)
+    lines = against_plan(measured, plan.groups, geometry.layout)
+    scaled, logits = replay(model, source.recorded, None, source.inputs)
+    lines += temperatures(measured, scaled, plan.groups, source.measured)
+    if not torch.equal(logits, source.logits):
+        worst = float((logits - source.logits).abs().max())
+        lines.append(f"more than the rotation changed: with the source's rotated q and k, logits differ by {worst:.3g}")
+    return plan, measured, lines

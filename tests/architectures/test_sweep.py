@@ -1,0 +1,73 @@
+"""Every causal-LM type of the installed transformers: what ctxforge says and writes against what the model does.
+
+Each type is built tiny and random, and the rotation of each of its layers is measured; then it is converted with three
+methods, loaded again and measured again. Nothing measured is read from a config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ctxforge.errors import UnsupportedError
+from ctxforge.positions.architectures import ALIBI, LEARNED
+from ctxforge.rope import RopePlan, architectures, understand
+from ctxforge.rope.architectures import ARCHITECTURES
+from tests.architectures import tiny
+from tests.architectures.compare import against_geometry, against_plan
+from tests.architectures.convert import Source, converted_disagreements, make_source
+from tests.architectures.measure import Measured, scheme
+
+REFUSED: dict[str, str] = getattr(architectures, "REFUSED", {})
+METHODS = ("yarn", "ntk", "mrrope-pro")
+# (name of a tiny model, method): words of the reason with which the conversion is refused.
+EXPECTED_REFUSALS: dict[tuple[str, str], str] = {}
+ROPE = [name for name in (*tiny.TYPES, *tiny.VARIANTS) if name.partition(":")[0] in ARCHITECTURES]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_every_type_is_convertible_or_refused_with_a_reason() -> None:
+    known = {*ARCHITECTURES, *LEARNED, *ALIBI}
+    assert {name for name in tiny.TYPES if name not in known and name not in REFUSED} == set()
+    assert known & set(REFUSED) == set()
+    assert all(reason.strip() for reason in REFUSED.values())
+
+
+@pytest.mark.parametrize("name", ROPE)
+def test_each_layer_rotates_as_planned(name: str, tmp_path: Path) -> None:
+    source = make_source(name, tmp_path / "source")
+    assert scheme(source.model_type, source.measured) == "rope"
+    assert against_geometry(source.measured, understand(source.config)) == []
+    for method in METHODS:
+        out = tmp_path / method
+        refusal = EXPECTED_REFUSALS.get((name, method))
+        if refusal is not None:
+            with pytest.raises(UnsupportedError) as caught:
+                converted_disagreements(source, method, out)
+            assert refusal in caught.value.cause
+            continue
+        plan, measured, lines = converted_disagreements(source, method, out)
+        assert lines == []
+        assert plan.changed
+        _one_wrong_divisor_shows(source, plan, measured)
+        shutil.rmtree(out)
+
+
+def _one_wrong_divisor_shows(source: Source, plan: RopePlan, measured: Measured) -> None:
+    """The comparison's own control: the plan with one divisor of one changed table moved by 1 %."""
+    layout = understand(source.config).layout
+    for i, group in enumerate(plan.groups):
+        if not group.changed:
+            continue
+        *rest, last = group.rotation.divisors
+        wrong = dataclasses.replace(group.rotation, divisors=(*rest, last * 1.01))
+        corrupted = [*plan.groups[:i], dataclasses.replace(group, rotation=wrong), *plan.groups[i + 1 :]]
+        assert len(against_plan(measured, corrupted, layout)) >= len(group.layers)
