@@ -17,7 +17,11 @@ def conversion_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("source"),
         click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub source."),
         click.option(
-            "--method", "-m", required=True, metavar="NAME[:key=value,...]", help="A method of `ctxforge methods`."
+            "--method",
+            "-m",
+            required=True,
+            metavar="NAME[+MODIFIER][:key=value,...]",
+            help="A method of `ctxforge methods`.",
         ),
         click.option("--to", metavar="LENGTH", help="Target length: 64k, 8x or 65536."),
         click.option("--param", "-p", "parameters", multiple=True, metavar="KEY=VALUE", help="A method's parameter."),

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ctxforge.errors import UnsupportedError, UsageError
-from ctxforge.rope import find_method, make_plan, understand
+from ctxforge.errors import CtxforgeError, UnsupportedError, UsageError
+from ctxforge.rope import METHODS, find_method, make_plan, understand
 from ctxforge.rope.types import UNROTATED, CustomCode, RopeForm, Rotation
 from tests.rope.test_geometry import LLAMA, LLAMA31
 from tests.rope.test_plan_and_lower import convert
@@ -146,3 +148,37 @@ def test_how_each_method_is_expressed(method: str, options: dict[str, Any], rope
         assert lowered.config["rope_theta"] > 10000.0
     else:
         assert lowered.config["rope_scaling"]["rope_type"] == rope_type
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    method=st.sampled_from([name for name in METHODS if name not in ("abf", "longrope", "clex")]),
+    target=st.one_of(st.none(), st.integers(1, 2**33)),
+    source=st.sampled_from([LLAMA, LLAMA31]),
+    resonates=st.booleans(),
+    temperature=st.one_of(st.none(), st.floats()),
+)
+def test_any_plan_is_sane_or_refused_in_one_line(
+    method: str, target: int | None, source: dict[str, Any], resonates: bool, temperature: float | None
+) -> None:
+    refusal = None
+    try:
+        plan = make_plan(
+            understand(source),
+            find_method(method),
+            target,
+            temperature=temperature,
+            modifiers=("resonance",) if resonates else (),
+        )
+    except CtxforgeError as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.remedy
+        assert "\n" not in refusal.cause + refusal.remedy
+        return
+    rotation = plan.groups[0].rotation
+    assert len(rotation.divisors) == 64
+    assert all(0.9 < divisor <= UNROTATED for divisor in rotation.divisors)
+    assert 0.1 <= rotation.temperature <= 10
+    if method != "none":
+        assert plan.target_length >= plan.original_length
