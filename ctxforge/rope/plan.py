@@ -95,7 +95,7 @@ def make_plan(
 def _check_scheme(method: Method, geometry: RopeGeometry) -> None:
     if method.scheme == "rope":
         return
-    fitting = [name for name, other in METHODS.items() if other.scheme == "rope" and not other.experimental]
+    fitting = [name for name, other in METHODS.items() if other.scheme == "rope" and other.needs == "nothing"]
     raise UnsupportedError(
         f"method and architecture don't combine: {method.name} extends {_SCHEMES[method.scheme]}, and"
         f" {geometry.model_type} has RoPE",

@@ -96,7 +96,7 @@ def test_temperatures_that_are_none(value: float) -> None:
 
 
 def test_what_needs_calibration_says_so() -> None:
-    lines = make_plan(understand(LLAMA), find_method("drope"), None).warnings
+    lines = make_plan(understand(LLAMA), find_method("p-rope"), None).warnings
     assert any("experimental" in line for line in lines)
     assert any("needs calibration" in line for line in lines)
     assert not any("calibration" in line for line in make_plan(understand(LLAMA), find_method("yarn"), 65536).warnings)

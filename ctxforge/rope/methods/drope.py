@@ -44,7 +44,6 @@ METHOD = Method(
     ),
     needs="calibration",
     needs_training="recalibration at the original length, always",
-    experimental=True,
     any_target=True,
     parameters=Parameters,
     compute=compute,

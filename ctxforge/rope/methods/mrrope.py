@@ -75,7 +75,7 @@ def _method(name: str, title: str, summary: str, evidence: tuple[str, ...], comp
         evidence=evidence,
         costs=(
             "static: short prompts pay for it too",
-            "the paper has no fine-tuned results, and no code is published: the formula is the paper's",
+            "training-free results only; written from the paper's equations, not from its authors' code",
         ),
         needs_training="no: published training-free",
         parameters=Parameters,
