@@ -82,8 +82,8 @@ def measure(model: Any, *, positions: list[int] | None = None, inputs: dict[str,
         calls.extend((call.place, matrices) for matrices in _matrices(call))
 
     seen, _logits = run(model, answer, positions, inputs)
-    found = _layers(model, seen, calls, positions or list(range(TOKENS)))
-    return Measured(found, _tables(seen, TOKENS if positions is None else len(positions)), seen.alibi)
+    at = positions or list(range(TOKENS))
+    return Measured(_layers(model, seen, calls, at), _tables(seen, at), seen.alibi)
 
 
 def _layers(
@@ -253,13 +253,15 @@ def _by_token(values: torch.Tensor, width: int) -> torch.Tensor:
     return values.reshape(values.shape[0], width, -1).transpose(1, 2)
 
 
-def _tables(seen: Watch, count: int) -> tuple[tuple[str, int, int, bool], ...]:
-    """Embeddings looked up by position: consecutive rows, one a token, which the tokens are not."""
+def _tables(seen: Watch, positions: list[int]) -> tuple[tuple[str, int, int, bool], ...]:
+    """Embeddings looked up by position: one row a token, as far apart as the positions, or one after the other."""
     found = {}
+    count = len(positions)
     for name, rows, weight in seen.lookups:
         flat = rows.reshape(-1)[:count].tolist()
-        if len(flat) == count and flat == list(range(flat[0], flat[0] + len(flat))):
-            still = weight[: flat[0] + 1][-1].double()
+        steps = [row - flat[0] for row in flat]
+        if steps in (positions, list(range(count))):
+            still = weight[flat[0]].double()
             waves = bool(((still.abs() < 1e-6) | ((still - 1).abs() < 1e-6)).all())
             found[name] = (name, weight.shape[0], flat[0], waves and flat[0] == 0)
     return tuple(found.values())

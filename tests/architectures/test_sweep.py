@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ctxforge import schemes
 from ctxforge.errors import UnsupportedError
 from ctxforge.positions.architectures import ALIBI, LEARNED
 from ctxforge.rope import RopePlan, architectures, understand
@@ -20,13 +21,17 @@ from ctxforge.rope.architectures import ARCHITECTURES
 from tests.architectures import tiny
 from tests.architectures.compare import against_geometry, against_plan
 from tests.architectures.convert import Source, converted_disagreements, make_source
-from tests.architectures.measure import Measured, scheme
+from tests.architectures.measure import Measured, measure, scheme
 
 REFUSED: dict[str, str] = getattr(architectures, "REFUSED", {})
 METHODS = ("yarn", "ntk", "mrrope-pro")
 # (name of a tiny model, method): words of the reason with which the conversion is refused.
 EXPECTED_REFUSALS: dict[tuple[str, str], str] = {}
-ROPE = [name for name in (*tiny.TYPES, *tiny.VARIANTS) if name.partition(":")[0] in ARCHITECTURES]
+ROPE = [
+    name
+    for name in (*tiny.TYPES, *tiny.VARIANTS)
+    if name.partition(":")[0] in ARCHITECTURES and name not in tiny.OTHER_POSITIONS
+]
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +64,33 @@ def test_each_layer_rotates_as_planned(name: str, tmp_path: Path) -> None:
         assert plan.changed
         _one_wrong_divisor_shows(source, plan, measured)
         shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("model_type", [name for name in LEARNED if name in tiny.TYPES])
+def test_learned_tables_are_where_they_are_said_to_be(model_type: str) -> None:
+    model = tiny.build(model_type)
+    measured = measure(model)
+    assert scheme(model_type, measured) == "learned"
+    ((name, rows, offset, _waves),) = measured.tables
+    row = LEARNED[model_type]
+    assert name in row.tensors
+    assert offset == row.offset
+    assert rows == tiny.TRAINED + row.offset
+
+
+@pytest.mark.parametrize("model_type", [name for name in ALIBI if name in tiny.TYPES])
+def test_alibi_is_called_where_it_is_said_to_be(model_type: str) -> None:
+    name = next((name for name in tiny.OTHER_POSITIONS if name.startswith(f"{model_type}:")), model_type)
+    measured = measure(tiny.build(name))
+    assert scheme(model_type, measured) == "alibi"
+
+
+@pytest.mark.parametrize("model_type", sorted(REFUSED))
+def test_a_refused_type_says_why(model_type: str) -> None:
+    config = tiny.tiny_config(model_type).to_dict() if model_type in tiny.TYPES else {"model_type": model_type}
+    with pytest.raises(UnsupportedError) as caught:
+        schemes.understand(config)
+    assert REFUSED[model_type] in f"{caught.value.cause} {caught.value.remedy}"
 
 
 def _one_wrong_divisor_shows(source: Source, plan: RopePlan, measured: Measured) -> None:

@@ -300,6 +300,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "deepseek_v3:half-split": {"rope_interleave": False},
     "deepseek_v3:whole-q": {"q_lora_rank": None},
     "exaone4:no-window": {"sliding_window": None, "layer_types": ["full_attention"] * LAYERS},
+    "falcon:alibi": {"alibi": True},
     "falcon:multi-head": {"multi_query": False, "num_kv_heads": 4},
     "falcon:new-decoder": {"new_decoder_architecture": True},
     "glm4_moe:qk-norm": {"use_qk_norm": True},
@@ -307,6 +308,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phi:qk-norm": {"qk_layernorm": True},
     "stablelm:qk-norm": {"qk_layernorm": True},
 }
+# Variants without RoPE of types that have it.
+OTHER_POSITIONS = ("falcon:alibi",)
 # Models that number their tokens themselves, whatever position_ids says.
 OWN_POSITIONS = ("blt", "roformer")
 
