@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": "Show what a checkpoint's RoPE really is.",
     "check": "Check a checkpoint folder statically, for CI.",
     "verify": "Measure perplexity and retrieval at the target length.",
+    "gguf": "Give a converted GGUF the rotation that conversion lost.",
     "methods": "List the methods, or explain one.",
     "demo": "Extend the bundled model with several methods and compare.",
 }

@@ -19,6 +19,10 @@ from protocol import Answer, Request, serve
 def work(request: Request) -> Answer:
     """Log-probabilities of the tokens at `positions` (default: 32 of them, evenly spaced, the last one included)."""
     facts: dict[str, Any] = {}
+    version = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+    if "convert_to" in request:
+        _convert(request["folder"], request["convert_to"], facts)
+        return {"version": version, "positions": [], "logprobs": [], "facts": facts}
     ids = request["ids"]
     count = min(request.get("positions") or 32, len(ids) - 1)
     positions = sorted({(len(ids) - 1) * (k + 1) // count for k in range(count)})
@@ -29,7 +33,6 @@ def work(request: Request) -> Answer:
             _convert(request["folder"], path, facts)
         facts.update(_metadata(path))
         logprobs = _measure(path, ids, positions)
-    version = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
     return {"version": version, "positions": positions, "logprobs": logprobs, "facts": facts}
 
 
@@ -45,7 +48,7 @@ def _convert(folder: str, out: str, facts: dict[str, Any]) -> None:
             if "set_vocab" in cls.__dict__:
                 cls.set_vocab = _made_up_vocabulary
         _converter(folder, out)
-        facts["vocabulary"] = "made up: the converter does not know this tokenizer"
+        facts["vocabulary"] = "a made-up vocabulary: the converter does not know this tokenizer"
 
 
 def _subclasses(cls: Any) -> list[Any]:
