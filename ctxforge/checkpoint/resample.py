@@ -123,13 +123,15 @@ def resample_block(data: bytes, dtype: str, new_rows: tuple[int, int], source_ro
     exact = (remainder == 0) | (below == source_rows - 1)
     above = np.where(exact, below, below + 1)
     stored = np.frombuffer(data, np.uint8).reshape(stop - low, -1)
-    wide = np.float64 if dtype in ("F32", "F64") else np.float32
-    values: Any = decode(data, dtype).astype(wide).reshape(stop - low, -1)
-    weight = (remainder / rows).astype(wide)[:, None]
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    values: Any = decode(data, dtype).astype(np.float64).reshape(stop - low, -1)
+    with np.errstate(under="ignore", invalid="ignore"):
+        # Whole numbers as weights, ((L' - r) a + r b) / L': what is halfway between two representable numbers stays so.
         mixed = values[below - low]
-        mixed *= 1 - weight
-        mixed += weight * values[above - low]
+        mixed *= (rows - remainder)[:, None]
+        upper = values[above - low]
+        upper *= remainder[:, None]
+        mixed += upper
+        mixed /= rows
     new = np.frombuffer(encode(mixed, dtype), np.uint8).reshape(len(below), -1).copy()
     new[exact] = stored[below[exact] - low]
     return new.tobytes()

@@ -149,8 +149,8 @@ class ResampleRows:
     distances another scale than s, and doesn't compose; centring, u = (p + 1/2) * L0/L' - 1/2, doesn't even keep row 0,
     which models treat unlike any other.
 
-    Rows that fall on a source row are copied. The others are computed in float32 for 16-bit tensors and in float64 for
-    F32 and F64, and rounded once, nearest even.
+    Rows that fall on a source row are copied. The others are computed in float64 and rounded to the tensor's dtype as
+    torch rounds, nearest even (for BF16 by way of float32).
 
     Args:
         tensor: name of an F64, F32, F16 or BF16 tensor.

@@ -138,9 +138,11 @@ def _warnings(geometry: PositionGeometry, start: int, target: int) -> tuple[str,
     scale = target / start
     lines = [
         "an interpolated table needs a fine-tune: no published result shows a language model at work on one untuned"
-        " (2306.15595 conjectures that a short fine-tune suffices)",
-        f"the last {math.ceil(scale)} of the {target} positions share one embedding, that of position {start - 1}",
+        " (2306.15595 only conjectures that interpolation carries over)",
     ]
+    if scale >= 2:
+        equal = math.floor(scale)
+        lines.append(f"the last {equal} of the {target} positions share one embedding, that of position {start - 1}")
     if geometry.original_length is not None and geometry.original_length < start:
         lines.append(
             f"the table was already stretched from {geometry.original_length} to {start} rows: the stretched one is"

@@ -74,21 +74,24 @@ def bits(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
+def places(count: int, rows: int) -> list[Fraction]:
+    """Where each new row is read among `count` source rows."""
+    return [min(Fraction(position * count, rows), Fraction(count - 1)) for position in range(rows)]
+
+
 def stretched(table: torch.Tensor, rows: int, skip: int = 0, source_rows: int | None = None) -> torch.Tensor:
-    """The reference: row by row, in exact fractions of positions."""
-    head, body = table[:skip], table[skip:]
-    count = len(body) if source_rows is None else source_rows
-    wide = torch.float64 if table.dtype in (torch.float32, torch.float64) else torch.float32
+    """The reference: each element as an exact fraction, rounded to float64, then as torch rounds to the dtype."""
+    body = table[skip:] if source_rows is None else table[skip : skip + source_rows]
     new = []
-    for position in range(rows):
-        place = min(Fraction(position * count, rows), Fraction(count - 1))
+    for place in places(len(body), rows):
         below = math.floor(place)
         if place == below:
             new.append(body[below])
             continue
-        weight = torch.tensor(float(place - below), dtype=torch.float64).to(wide)
-        new.append(((1 - weight) * body[below].to(wide) + weight * body[below + 1].to(wide)).to(table.dtype))
-    return torch.cat([head, torch.stack(new)])
+        pairs = zip(body[below].flatten().tolist(), body[below + 1].flatten().tolist(), strict=True)
+        exact = [float(Fraction(a) + (place - below) * (Fraction(b) - Fraction(a))) for a, b in pairs]
+        new.append(torch.tensor(exact, dtype=torch.float64).view(body.shape[1:]).to(table.dtype))
+    return torch.cat([table[:skip], torch.stack(new)])
 
 
 def test_integer_scale_is_torch_interpolate_with_the_last_row_repeated() -> None:
@@ -228,7 +231,7 @@ def test_random_shards_and_edits(
         estimate = estimate_write(before, made, out)
         seen: list[tuple[int, int]] = []
         small_blocks = mock.patch.object(resample, "RESAMPLE_BLOCK", block)
-        with small_blocks, mock.patch.object(materialise, "_clone", lambda *_: False):
+        with small_blocks, mock.patch.object(materialise, "_clone", return_value=False):
             report = write_checkpoint(before, made, out, checksum=True, progress=lambda *both: seen.append(both))
         assert digest(root) == state
         assert verify_integrity(out) == []
@@ -292,7 +295,13 @@ def test_blocks_join_without_a_seam(tmp_path: Path) -> None:
     before = checkpoint_of(tmp_path / "src", [spec(5, {"w": ("BF16", (1701, 2003)), "z": ("U8", (5,))})])
     write_checkpoint(before, Edits(tensors=(ResampleRows("w", 5000, skip=1),)), tmp_path / "out")
     after = read_checkpoint(tmp_path / "out")
-    wanted = stretched(load(tmp_path / "src", before.tensors["w"]), 5000, 1)
+    table = load(tmp_path / "src", before.tensors["w"])
+    body = table[1:].double()
+    middle = []
+    for u in places(1700, 5000):
+        part = int(5000 * (u - math.floor(u)))
+        middle.append(((5000 - part) * body[math.floor(u)] + part * body[math.ceil(u)]) / 5000)
+    wanted = torch.cat([table[:1], torch.stack(middle).bfloat16()])
     assert read_tensor_bytes(tmp_path / "out", after.tensors["w"]) == bits(wanted)
     assert read_tensor_bytes(tmp_path / "out", after.tensors["z"]) == read_tensor_bytes(
         tmp_path / "src", before.tensors["z"]

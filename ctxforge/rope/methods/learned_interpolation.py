@@ -32,7 +32,7 @@ METHOD = Method(
     reference="2306.15595 eq. 3 on a table; as for ViT's position embeddings (2010.11929 section 3.2)",
     summary="Stretches the table of position embeddings linearly, so that L' tokens span the L0 trained rows.",
     evidence=(
-        "no published result on a language model: 2306.15595 only conjectures that it works after a short fine-tune",
+        "no published result on a language model: 2306.15595 only conjectures that interpolation carries over",
         "image models are routinely fine-tuned from an interpolated table (2010.11929 section 3.2)",
     ),
     needs_training="yes: no result is known without it",
