@@ -12,6 +12,7 @@ from ctxforge.verification import retrieval
 from ctxforge.verification.needles import Haystack, plant
 from ctxforge.verification.onepass import OnePass, Tick
 from ctxforge.verification.perplexity import BucketScore, LengthScore, Losses, by_bucket, by_length
+from ctxforge.verification.retrieval import ScoredAnswer
 from ctxforge.verification.settings import VerifySettings, measured_lengths
 from ctxforge.verification.text import TokenText, tokenize
 
@@ -27,6 +28,8 @@ class Measures:
         lengths: cumulative perplexity at every context length; empty when the curve was not measured.
         buckets: perplexity by position; empty likewise.
         retrieval: cells of the grid.
+        answers: every answer of the grid, the units that its intervals are made from.
+        window_buckets: `buckets` of each window apart, the units likewise.
         short_windows: mean loss in nats of each window of the trained length, in order of the text.
         passes: "one pass" when the longest pass gave every length, "one pass a length" when it could not.
         retrieval_way: how the grid was computed; empty when it was not.
@@ -40,6 +43,8 @@ class Measures:
     lengths: tuple[LengthScore, ...]
     buckets: tuple[BucketScore, ...]
     retrieval: tuple[retrieval.RetrievalCell, ...]
+    answers: tuple[ScoredAnswer, ...]
+    window_buckets: tuple[tuple[BucketScore, ...], ...]
     short_windows: tuple[float, ...]
     passes: str
     retrieval_way: str
@@ -97,13 +102,17 @@ def evaluate_model(
                 runner.settle()
         windows = shorter[target_length]
     short = _short_windows(runner, tokens, windows, trained_length, target_length, settings, progress, label)
-    scored, way = [], ""
+    scored: list[retrieval.Answer] = []
+    units: list[ScoredAnswer] = []
+    way = ""
     if settings.retrieval:
         way = retrieval.choose_way(runner)
         for seed in range(settings.seeds):
             haystack = haystack_for(tokenizer, tokens, lengths, target_length, seed, settings)
             tick = _tick(progress, f"{label}: retrieval, haystack {seed + 1} of {settings.seeds}")
-            scored += retrieval.answers(runner, haystack, way, longest=retrieval_up_to, tick=tick)
+            found = retrieval.answers(runner, haystack, way, longest=retrieval_up_to, tick=tick)
+            units += [ScoredAnswer.of(answer, seed) for answer in found]
+            scored += found
     cells = retrieval.grid(scored)
     losses = [*windows, np.asarray(short, dtype=np.float32), np.asarray([c.nll for c in cells], dtype=np.float32)]
     return Measures(
@@ -111,6 +120,8 @@ def evaluate_model(
         lengths=tuple(by_length(shorter.get(n, windows), n) for n in lengths) if windows else (),
         buckets=tuple(by_bucket(windows, target_length, settings.buckets)) if windows else (),
         retrieval=tuple(cells),
+        answers=tuple(units),
+        window_buckets=tuple(tuple(by_bucket([window], target_length, settings.buckets)) for window in windows),
         short_windows=tuple(short),
         passes="one pass" if runner.prefix_invariant else "one pass a length",
         retrieval_way=way,

@@ -86,7 +86,9 @@ class VerifyReport:
              "result": {"label", "lengths": [{"length", "tokens", "nll", "ppl"}],
                         "buckets": [{"start", "end", "tokens", "nll", "ppl"}],
                         "retrieval": [{"length", "stratum", "depth_start", "depth_end", "nll", "exact", "count"}],
-                        "short_windows": [nll], "passes", "retrieval_way", "head", "attention", "dtype", "finite"},
+                        "answers": [{"seed", "length", "stratum", "strata", "nll", "exact"}],
+                        "window_buckets": [["buckets" of one window]], "short_windows": [nll],
+                        "passes", "retrieval_way", "head", "attention", "dtype", "finite"},
              "source": null or the same as "result",
              "short_context": null or {"length", "differences": [nats], "mean"}}
         """

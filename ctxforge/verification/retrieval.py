@@ -44,6 +44,24 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class ScoredAnswer:
+    """One answer as a unit of statistics: the same (seed, length, stratum) of two models is the same prompt."""
+
+    seed: int
+    length: int
+    stratum: int
+    strata: int
+    nll: float
+    exact: bool
+
+    @classmethod
+    def of(cls, answer: Answer, seed: int) -> ScoredAnswer:
+        """The unit that an answer of haystack `seed` is."""
+        cell = answer.cell
+        return cls(seed, cell.length, cell.stratum, cell.strata, answer.nll, answer.exact)
+
+
+@dataclass(frozen=True)
 class RetrievalCell:
     """A cell of the grid over all haystacks.
 
