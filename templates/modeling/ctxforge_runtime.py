@@ -26,10 +26,16 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import AttentionInterface
 
+try:  # transformers 5: names and shapes of stored weights that differ from the module's
+    from transformers import conversion_mapping
+except ImportError:
+    conversion_mapping = None
+
 PREFIX = "ctxforge_"
 CLASS_PREFIX = "Ctxforge"
 POSITIONS = "ctxforge_positions"
 SYSTEM = "ctxforge_system"
+_FOREIGN = "this checkpoint's attention runs inside its own model class only: load it with trust_remote_code=True"
 _CLASS_NAME = re.compile(rf"{CLASS_PREFIX}(\w+?(?:ForCausalLM|Model|Config))")
 
 
@@ -187,6 +193,18 @@ def refuse_static(cache: Cache, layer: int, name: str) -> None:
         )
 
 
+def system_of(module: nn.Module) -> Any:
+    """The system that an attention module was wired with.
+
+    Raises:
+        RuntimeError: none: a stock model that was given our attention's name.
+    """
+    system = getattr(module, SYSTEM, None)
+    if system is None:
+        raise RuntimeError(_FOREIGN)
+    return system
+
+
 def attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -203,11 +221,9 @@ def attention(
         RuntimeError: the module belongs to a stock model, which must not run under our name.
         NotImplementedError: attention weights, or attention to later tokens, were asked for.
     """
-    system = getattr(module, SYSTEM, None)
-    if system is None or POSITIONS not in kwargs:
-        raise RuntimeError(
-            "this checkpoint's attention runs inside its own model class only: load it with trust_remote_code=True"
-        )
+    system = system_of(module)
+    if POSITIONS not in kwargs:
+        raise RuntimeError(f"{type(module).__name__} does not pass its arguments on: {system.name} cannot serve it")
     if kwargs.get("output_attentions"):
         raise NotImplementedError(f"{system.name} returns no attention weights")
     if kwargs.get("is_causal") is False:
@@ -340,6 +356,9 @@ def register(system: type[System]) -> None:
 
     def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
         """A bool mask [B, 1, T, S], or None when it would be plainly causal and the system can do without."""
+        config = kwargs.get("config")
+        if config is not None and not getattr(type(config), "ctxforge_served", False):
+            raise RuntimeError(_FOREIGN)
         if system.needs_mask:
             kwargs["allow_is_causal_skip"] = False
         return sdpa_mask(*args, **kwargs)
@@ -350,6 +369,8 @@ def register(system: type[System]) -> None:
 
 class ServedConfig:
     """Mixed into the stock config: on disk the model type is ours, so that no stock class loads the checkpoint."""
+
+    ctxforge_served = True
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> Any:
@@ -423,8 +444,20 @@ def build_class(name: str, system: type[System], module: dict[str, Any]) -> type
         config = module.get(config_name) or build_class(config_name, system, module)
         body |= {"config_class": config, "ctxforge_system_class": system}
         built = type(name, (ServedModel, stock), body)
+        _share_conversions(name, stock)
     module[name] = built
     return built
+
+
+def _share_conversions(name: str, stock: type) -> None:
+    """Let our class read and write the stock checkpoint's weights: transformers gives remote classes no conversion."""
+    if conversion_mapping is None:
+        return
+    for known in (stock.__name__, stock.config_class.model_type):
+        conversions = conversion_mapping.get_checkpoint_conversion_mapping(known)
+        if conversions is not None:
+            conversion_mapping.register_checkpoint_conversion_mapping(name, conversions, overwrite=True)
+            return
 
 
 def _refuse_replaced(found: Any, ours: str) -> None:

@@ -20,10 +20,19 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.models.bloom.modeling_bloom import BloomAttention
-from transformers.models.falcon.modeling_falcon import FalconAttention
+from transformers.models.falcon.modeling_falcon import FALCON_ATTENTION_CLASSES, FalconAttention
 from transformers.models.mpt.modeling_mpt import MptAttention
 
-from .ctxforge_runtime import SYSTEM, Call, System, build_class, refuse_static, register, softmax_attention
+from .ctxforge_runtime import (
+    SYSTEM,
+    Call,
+    System,
+    build_class,
+    refuse_static,
+    register,
+    softmax_attention,
+    system_of,
+)
 
 # Queries attended to at once: bounds the bias [B, H, t, S].
 _BLOCK = 512
@@ -46,7 +55,7 @@ class Alibi(System):
         wired = 0
         for module in model.modules():
             for stock, replacement in _REPLACEMENTS:
-                if type(module) is stock:
+                if isinstance(module, stock):
                     module.__class__ = replacement
                     object.__setattr__(module, SYSTEM, self)
                     wired += 1
@@ -127,7 +136,7 @@ def _grown(module: nn.Module, cache: Any, key: torch.Tensor, value: torch.Tensor
     """Keys and values with the cached ones before them."""
     if cache is None:
         return key, value
-    refuse_static(cache, module.layer_idx, getattr(module, SYSTEM).name)
+    refuse_static(cache, module.layer_idx, system_of(module).name)
     return cache.update(key, value, module.layer_idx)
 
 
@@ -148,11 +157,11 @@ class ScaledBloomAttention(BloomAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """The stock forward with our bias; attention weights are not returned."""
-        _refuse_weights(self, kwargs)
+        system = _system(self, kwargs)
         query, key, value = self._reshape(self.query_key_value(hidden_states))
         key, value = _grown(self, _cache(kwargs), key, value)
         slopes = power_slopes(self.num_heads, query.device)
-        output = getattr(self, SYSTEM).run(
+        output = system.run(
             self, query, key, value, attention_mask, slopes, self.inv_norm_factor, self.attention_dropout.p
         )
         return residual + F.dropout(self.dense(output), p=self.hidden_dropout, training=self.training), None
@@ -169,14 +178,13 @@ class ScaledMptAttention(MptAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """The stock forward with our bias; attention weights are not returned."""
-        _refuse_weights(self, kwargs)
+        system = _system(self, kwargs)
         fused = self.Wqkv(hidden_states)
         if self.clip_qkv:
             fused = fused.clamp(min=-self.clip_qkv, max=self.clip_qkv)
         shape = (*hidden_states.shape[:2], self.n_heads, self.head_dim)
         query, key, value = (part.reshape(shape).transpose(1, 2) for part in fused.chunk(3, dim=2))
         key, value = _grown(self, _cache(kwargs), key, value)
-        system = getattr(self, SYSTEM)
         slopes = mpt_slopes(self.n_heads, query.device)
         output = system.run(self, query, key, value, attention_mask, slopes, self.softmax_scale, self.attn_dropout_p)
         return self.out_proj(output), None
@@ -193,20 +201,28 @@ class ScaledFalconAttention(FalconAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """The stock forward with our bias; attention weights are not returned."""
-        _refuse_weights(self, kwargs)
+        system = _system(self, kwargs)
         heads = (part.transpose(1, 2) for part in self._split_heads(self.query_key_value(hidden_states)))
         query, key, value = heads
         key, value = _grown(self, _cache(kwargs), key, value)
         slopes = power_slopes(self.num_heads, query.device).bfloat16().float() * self.inv_norm_factor
-        output = getattr(self, SYSTEM).run(
+        output = system.run(
             self, query, key, value, attention_mask, slopes, self.inv_norm_factor, self.attention_dropout.p
         )
         return self.dense(output), None
 
 
-def _refuse_weights(module: nn.Module, given: dict[str, Any]) -> None:
+def _system(module: nn.Module, given: dict[str, Any]) -> Alibi:
+    """The system of a wired module.
+
+    Raises:
+        RuntimeError: a stock model that was given our attention's name.
+        NotImplementedError: attention weights were asked for.
+    """
+    system: Alibi = system_of(module)
     if given.get("output_attentions"):
-        raise NotImplementedError(f"{getattr(module, SYSTEM).name} returns no attention weights")
+        raise NotImplementedError(f"{system.name} returns no attention weights")
+    return system
 
 
 _REPLACEMENTS = (
@@ -216,6 +232,7 @@ _REPLACEMENTS = (
 )
 
 register(Alibi)
+FALCON_ATTENTION_CLASSES[Alibi.name] = ScaledFalconAttention  # Falcon looks its class up by the implementation's name
 
 
 def __getattr__(name: str) -> Any:

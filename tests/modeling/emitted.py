@@ -1,20 +1,117 @@
-"""Tiny stock models and the checkpoints with custom code made from them."""
+"""Tiny stock models with sharp attention, and the checkpoints with custom code made from them."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from ctxforge.rope.custom_code import attach
-from ctxforge.rope.geometry import understand
-from ctxforge.rope.types import CustomCode
-from tests.tiny_models import save_tiny
+from ctxforge import positions, rope
+from ctxforge.rope import custom_code
+from ctxforge.rope.architectures import ARCHITECTURES
+from ctxforge.rope.methods import Request, find_method
+from ctxforge.rope.spectrum import Spectrum
+
+TRAINED = 64
+TARGET = 256
+_COMMON: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": TRAINED,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+# Six heads, because ALiBi's slopes are another rule where the heads are no power of two.
+_ALIBI = {"hidden_size": 96, "vocab_size": 96, "initializer_range": 0.2, "pad_token_id": 0}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {**_COMMON, "attention_bias": True}),
+    "qwen3": ("qwen3", {**_COMMON, "head_dim": 16}),
+    "gpt_neox": ("gpt_neox", {**_COMMON, "rotary_pct": 0.5}),
+    "glm": ("glm", {**_COMMON, "head_dim": 16, "partial_rotary_factor": 0.5}),
+    "gemma2": ("gemma2", {**_COMMON, "head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 16}),
+    "mistral": ("mistral", {**_COMMON, "sliding_window": 24}),
+    "smollm3": ("smollm3", {**_COMMON, "no_rope_layer_interval": 3}),
+    "bloom": ("bloom", {**_ALIBI, "n_layer": 3, "n_head": 6, "seq_length": TRAINED}),
+    "mpt": ("mpt", {**_ALIBI, "d_model": 96, "n_layers": 3, "n_heads": 6, "max_seq_len": TRAINED}),
+    "falcon": (
+        "falcon",
+        {**_ALIBI, "num_hidden_layers": 3, "num_attention_heads": 6, "alibi": True, "max_position_embeddings": TRAINED},
+    ),
+    "falcon-grouped": (
+        "falcon",
+        {
+            **_ALIBI,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "num_kv_heads": 2,
+            "new_decoder_architecture": True,
+            "alibi": True,
+            "max_position_embeddings": TRAINED,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with parameters on a kind of model."""
+
+    kind: str
+    method: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.parameters.items())
+        return f"{self.kind}-{self.method}" + (f"[{options}]" if options else "")
+
+
+ROTARY = (
+    Case("llama", "xpos"),
+    Case("llama", "xpos", {"scale_base": 10, "block_length": 16}),
+    Case("llama", "xpos-abf", {"base": 50000}),
+    Case("llama", "dynamic-yarn", {"steps": 4}),
+    Case("qwen3", "xpos", {"scale_base": 6}),
+    Case("qwen3", "dynamic-yarn"),
+    Case("gpt_neox", "xpos", {"scale_base": 40}),
+    Case("gpt_neox", "dynamic-yarn"),
+    Case("glm", "xpos", {"scale_base": 40}),
+    Case("glm", "dynamic-yarn"),
+)
+SLOPES = (
+    Case("bloom", "alibi-interpolation"),
+    Case("bloom", "alibi-interpolation", {"dynamic": True}),
+    Case("mpt", "alibi-interpolation"),
+    Case("mpt", "alibi-interpolation", {"dynamic": True}),
+    Case("falcon", "alibi-interpolation"),
+    Case("falcon-grouped", "alibi-interpolation", {"dynamic": True}),
+)
+# Windows, a score cap, layers without RoPE: no dense reference of their own, the rest of the battery holds.
+FURTHER = (Case("mistral", "dynamic-yarn"), Case("gemma2", "xpos"), Case("smollm3", "dynamic-yarn"))
+
+
+def save_stock(kind: str, folder: Path) -> Path:
+    """A tiny stock model, its norms' weights away from 1."""
+    torch.manual_seed(0)
+    model_type, options = KINDS[kind]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **options)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -22,19 +119,34 @@ def read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def emit(source: Path, target: Path, code: CustomCode) -> Path:
-    """A copy of `source` that runs `code`, as a conversion would write it."""
+def convert(case: Case, source: Path, target: Path) -> Path:
+    """`source` converted to TARGET tokens, through every stage but the writer's."""
     config = read_config(source)
-    changed, files, _notes = attach(code, config, understand(config))
-    return write(source, target, changed, files)
-
-
-def write(source: Path, target: Path, config: dict[str, Any], files: dict[str, bytes]) -> Path:
+    if config["model_type"] in ARCHITECTURES or positions.scheme(config) != "rope":
+        stages: Any = rope if positions.scheme(config) == "rope" else positions
+        geometry = stages.understand(config)
+        plan = stages.make_plan(geometry, find_method(case.method), TARGET, parameters=case.parameters)
+        lowered = stages.lower(plan, geometry, config, {})
+        stages.prove(plan, lowered, lowered.config)
+        changed, files = lowered.config, lowered.files
+    else:
+        changed, files = _wrap_by_hand(case, config)
     shutil.copytree(source, target)
-    (target / "config.json").write_text(json.dumps(config, indent=2))
+    (target / "config.json").write_text(json.dumps(changed, indent=2))
     for name, content in files.items():
         (target / name).write_bytes(content)
     return target
+
+
+def _wrap_by_hand(case: Case, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A GLM model, whose row the table of architectures may not have."""
+    assert config["model_type"] == "glm"
+    method = find_method(case.method)
+    request = Request(Spectrum(8, 10000.0, (1.0,) * 4), TRAINED, TARGET)
+    code = method.compute(method.build_parameters(case.parameters), request).code
+    assert code is not None
+    entry = {"layout": "interleaved", "unrotated_layers": []}
+    return custom_code.wrap(code, config, "glm", custom_code.SERVED["glm"], entry)[:2]
 
 
 def stock(folder: Path, **options: Any) -> Any:
@@ -42,7 +154,7 @@ def stock(folder: Path, **options: Any) -> Any:
 
 
 def remote(folder: Path, **options: Any) -> Any:
-    """The model in `folder`, our code trusted."""
+    """The model in `folder`, its code trusted."""
     options = {"dtype": torch.float32, "trust_remote_code": True, **options}
     return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
@@ -59,16 +171,20 @@ def whole(model: Any, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
     return output
 
 
-def chunked(model: Any, ids: torch.Tensor, size: int, **options: Any) -> torch.Tensor:
+def chunked(model: Any, ids: torch.Tensor, size: int, positions: torch.Tensor | None = None) -> torch.Tensor:
     """Logits of `ids` fed `size` tokens at a time through a cache."""
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     cache, found = None, []
     with torch.no_grad():
         for start in range(0, ids.shape[1], size):
-            step = model(input_ids=ids[:, start : start + size], use_cache=True, **{name: cache}, **options)
+            part = slice(start, start + size)
+            given = {} if positions is None else {"position_ids": positions[:, part]}
+            step = model(input_ids=ids[:, part], use_cache=True, **{name: cache}, **given)
             cache = step[name]
             found.append(step.logits)
     return torch.cat(found, dim=1)
 
 
-__all__ = ["chunked", "emit", "read_config", "remote", "save_tiny", "stock", "tokens", "whole", "write"]
+def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest difference, relative to the largest of `wanted`."""
+    return float((found - wanted).abs().max() / wanted.abs().max())
