@@ -184,9 +184,7 @@ def lower(
     stated = {key for key in (*row.same_keys, *row.legacy_keys) if config.get(key) is not None}
     changed = dict.fromkeys((row.length_key, *sorted(stated)), plan.target_length)
     new_rows = geometry.offset + plan.target_length
-    notes = [
-        f"{info.name} grows from {info.shape[0]} to {new_rows} rows, an ordinary table: no engine needs to know the method"
-    ]
+    notes = [f"{info.name} grows from {info.shape[0]} to {new_rows} rows, still an ordinary table for any engine"]
     length = geometry.max_position_embeddings
     masks = [found for found in tensors.values() if found.shape[-2:] == (length, length) and "bias" in found.name]
     if masks:
