@@ -75,44 +75,60 @@ def _turn(turn: Turn, wanted: tuple[float, ...]) -> list[str]:
     return []
 
 
-def temperatures(measured: Measured, scaled: list[Scaled], groups: Iterable[GroupPlan], before: Measured) -> list[str]:
+def temperatures(measured: Measured, scaled: list[Scaled], groups: Iterable[GroupPlan]) -> list[str]:
     """a of each layer's q.k: the tables' own, times the square root of what the weights carry, against the plan's."""
     by_layer = {layer: group for group in groups for layer in group.layers}
-    factors = _factors(scaled)
+    calls = _by_module(scaled)
     lines = []
-    for layer, source in zip(measured.layers, before.layers, strict=True):
+    for layer in measured.layers:
         group = by_layer.get(layer.index)
         planned = 1.0 if group is None else group.rotation.temperature
-        for turn, original in zip(layer.main, source.main, strict=True):
-            here = factors.get(layer.module, {})
-            inside = range(turn.first, turn.first + turn.rotated_dims)
-            for module, vectors in here.items():
+        for turn in layer.main:
+            for module, factors in calls.get(layer.module, {}).items():
                 if module in layer.others:
                     continue
-                folded = {round(vector[i], 7) for vector in vectors for i in inside} - {1.0}
-                outside = {round(v, 6) for vector in vectors for i, v in enumerate(vector) if i not in inside} - {1.0}
-                if outside:
-                    lines.append(f"layer {layer.index} scales dimensions that are not rotated by {sorted(outside)}")
-                if len({round(x, 5) for x in folded}) > 1:
-                    lines.append(f"layer {layer.index} scales q and k by {sorted(folded)}")
-                    continue
-                a = turn.temperature * (folded.pop() if folded else 1.0) ** 0.5
-                if abs(a / planned - 1) > TOLERANCE:
+                where = f"layer {layer.index} {module}".rstrip()
+                carried = _carried(factors, range(turn.first, turn.first + turn.rotated_dims))
+                if isinstance(carried, str):
+                    lines.append(f"{where} {carried}")
+                elif abs(turn.temperature * carried**0.5 / planned - 1) > TOLERANCE:
                     lines.append(
-                        f"layer {layer.index} has temperature {a:.6g} ({turn.temperature:.6g} in its tables,"
-                        f" {original.temperature:.6g} before), planned {planned:.6g}"
+                        f"{where} has temperature {turn.temperature * carried**0.5:.6g}"
+                        f" ({turn.temperature:.6g} of it in the tables), planned {planned:.6g}"
                     )
     return lines
 
 
-def _factors(scaled: list[Scaled]) -> Mapping[str, Mapping[str, list[tuple[float, ...]]]]:
-    """By layer and module, the distinct factors of its calls. A call that scales both q and k counts its product."""
-    found: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+Factors = tuple[tuple[float, ...], ...]
+
+
+def _by_module(scaled: list[Scaled]) -> Mapping[str, Mapping[str, list[Factors]]]:
+    found: dict[str, dict[str, list[Factors]]] = {}
     for call in scaled:
         layer = f"{call.place.layers}.{call.place.index}"
-        vectors = found.setdefault(layer, {}).setdefault(call.place.module, [])
-        if len(call.factors) == 2 and len(call.factors[0]) == len(call.factors[1]):
-            vectors.append(tuple(a * b for a, b in zip(*call.factors, strict=True)))
-        else:
-            vectors.extend(call.factors)
+        found.setdefault(layer, {}).setdefault(call.place.module, []).append(call.factors)
     return found
+
+
+def _carried(calls: list[Factors], rotated: range) -> float | str:
+    """The factor on q.k of the rotated dimensions; words where it is not one factor, of q or of k, of these alone."""
+    factors = []
+    for call in calls:
+        scales = []
+        for vector in call:
+            inside = [vector[i] for i in rotated]
+            if max(inside) - min(inside) > TOLERANCE or any(
+                abs(value - 1) > 1e-12 for i, value in enumerate(vector) if i not in rotated
+            ):
+                return f"scales q or k by {vector}"
+            scales.append(sum(inside) / len(inside))
+        factors.append(scales)
+    changed = [[scale for scale in scales if abs(scale - 1) > 1e-12] for scales in factors]
+    if not any(changed):
+        return 1.0
+    if any(len(scales) > 1 for scales in changed) or (len(factors[0]) == 1 and len(calls) > 1 and all(changed)):
+        return f"scales both q and k: {factors}"
+    values = [scale for scales in changed for scale in scales]
+    if max(values) - min(values) > TOLERANCE or (len(factors[0]) > 1 and not all(changed)):
+        return f"scales some of its calls only: {factors}"
+    return values[0]

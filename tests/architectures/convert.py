@@ -70,8 +70,32 @@ def converted_disagreements(source: Source, method: str, out: Path) -> tuple[Rop
     measured = measure(model, positions=positions(source.model_type, target), inputs=source.inputs)
     lines = against_plan(measured, plan.groups, geometry.layout)
     scaled, logits = replay(model, source.recorded, None, source.inputs)
-    lines += temperatures(measured, scaled, plan.groups, source.measured)
+    lines += temperatures(measured, scaled, plan.groups)
+    lines += _lost(source.config, json.loads((out / "config.json").read_text()))
     if not torch.equal(logits, source.logits):
         worst = float((logits - source.logits).abs().max())
         lines.append(f"more than the rotation changed: with the source's rotated q and k, logits differ by {worst:.3g}")
     return plan, measured, lines
+
+
+# Keys of a rope dict that say how it scales. All others say what it rotates, and must stay.
+_SCALING = (
+    *("rope_type", "type", "rope_theta", "factor", "attention_factor", "original_max_position_embeddings"),
+    *("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor"),
+    *("short_factor", "long_factor"),
+)
+
+
+def _lost(before: Any, after: Any, path: str = "") -> list[str]:
+    """Keys of the source's rope dicts, wherever they stand in its config, that the written config lacks or changed."""
+    if not isinstance(before, dict):
+        return []
+    lines = []
+    for key, value in before.items():
+        there = after.get(key) if isinstance(after, dict) else None
+        inside = "rope_parameters" in path
+        if isinstance(value, dict):
+            lines += _lost(value, there, f"{path}{key}.")
+        elif inside and key not in _SCALING and value != there:
+            lines.append(f"config.json: {path}{key} was {value!r}, is {there!r}")
+    return lines

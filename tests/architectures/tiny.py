@@ -47,6 +47,8 @@ _GENERIC: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size", "unpadded_vocab_size"), 96),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length"), TRAINED),
     **dict.fromkeys(("max_target_positions", "model_max_length", "max_source_positions"), TRAINED),
+    **dict.fromkeys(("index_topk",), 6),
+    **dict.fromkeys(("index_block_size", "index_topk_blocks"), 2),
     **dict.fromkeys(("sliding_window", "sliding_window_size", "local_attention", "attention_chunk_size"), 24),
     **dict.fromkeys(("attention_window_size", "window_size"), 24),
     **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "n_mamba_heads"), 4),
@@ -91,7 +93,7 @@ _QSA: dict[str, Any] = {
     "indexer_n_heads": 4,
     "indexer_kv_heads": 1,
     "indexer_head_dim": 16,
-    "indexer_budget": 16,
+    "indexer_budget": 8,
     "indexer_compress_ratio": 4,
     "hc_lowrank": 8,
     "ngram_vocab_size_base": 100,
@@ -292,9 +294,64 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"] * 2, "sliding_window": 24},
 }
 
-# Other settings of a type that move the rotation or the query's weights elsewhere.
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": TRAINED,
+}
+_LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [1.0 + 0.5 * i for i in range(8)],
+    "original_max_position_embeddings": TRAINED,
+}
+
+# Other settings of a type that move the rotation or the query's weights elsewhere, and sources scaled already.
 VARIANTS: dict[str, dict[str, Any]] = {
     "axk1:half-split": {"rope_interleave": False},
+    "deepseek_v3:yarn": {
+        "rope_parameters": {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+        "max_position_embeddings": 4 * TRAINED,
+    },
+    "deepseek_v3:yarn-uneven": {
+        "rope_parameters": {**_YARN, "mscale": 0.707, "mscale_all_dim": 1.0},
+        "max_position_embeddings": 4 * TRAINED,
+    },
+    "gemma3_text:scaled": {
+        "rope_parameters": {
+            "full_attention": {**_YARN, "rope_theta": 1_000_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+        "max_position_embeddings": 4 * TRAINED,
+    },
+    "glm4_moe:yarn": {
+        "rope_parameters": {**_YARN, "partial_rotary_factor": 0.5},
+        "max_position_embeddings": 4 * TRAINED,
+    },
+    "llama:llama3": {"rope_parameters": _LLAMA3, "max_position_embeddings": 8 * TRAINED},
+    "llama4_text:llama3": {"rope_parameters": _LLAMA3, "max_position_embeddings": 8 * TRAINED},
+    "minicpm3:longrope": {"rope_parameters": _LONGROPE, "max_position_embeddings": 4 * TRAINED},
+    "phi3:longrope": {
+        "rope_parameters": {**_LONGROPE, "partial_rotary_factor": 1.0},
+        "original_max_position_embeddings": TRAINED,
+        "max_position_embeddings": 4 * TRAINED,
+    },
+    "qwen2:window": {"use_sliding_window": True, "max_window_layers": 2},
+    "qwen2:yarn": {"rope_parameters": _YARN, "max_position_embeddings": 4 * TRAINED},
+    "qwen3_5_text:sections": {
+        "head_dim": 32,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10_000_000.0,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [3, 3, 2],
+            "mrope_interleaved": True,
+        },
+    },
     "cohere:qk-norm": {"use_qk_norm": True},
     "deepseek_v2:whole-q": {"q_lora_rank": None},
     "deepseek_v3:half-split": {"rope_interleave": False},
