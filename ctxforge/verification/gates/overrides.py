@@ -16,12 +16,16 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from ctxforge.errors import ResourceError, UsageError
 from ctxforge.verification.gates.defaults import GATES
 from ctxforge.verification.gates.types import Gate
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _FORMS = "write a threshold, true, false, or a table of threshold, gross and required"
 _LARGEST_FILE = 1_000_000
@@ -42,19 +46,6 @@ class Override:
     gross: float | None = None
     required: bool | None = None
     enabled: bool = True
-
-
-class _Entry(TypedDict, total=False):
-    """A gate's table, as it may be written."""
-
-    threshold: float
-    gross: float
-    required: bool
-    enabled: bool
-
-
-# pydantic reads it here; an annotated field would make every importer pay for pydantic.
-_Entry.__pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False}  # type: ignore[attr-defined]
 
 
 def read_gates(path: str | Path) -> dict[str, Override]:
@@ -129,6 +120,8 @@ def _override(gates: Mapping[str, Gate], name: str, entry: Any) -> Override:
         raise UsageError(f"there is no gate {str(name)[:60]!r}", hint)
     if isinstance(entry, bool):
         return Override(enabled=entry)
+    if entry is None:
+        raise UsageError(f"gate {name} is null", _FORMS)
     values = entry if isinstance(entry, Mapping) else {"threshold": entry}
     override = _validated(name, values)
     gate = gates[name]
@@ -144,14 +137,30 @@ def _override(gates: Mapping[str, Gate], name: str, entry: Any) -> Override:
 
 
 def _validated(name: str, values: Mapping[str, Any]) -> Override:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return Override(**TypeAdapter(_Entry).validate_python(dict(values)))
+        return Override(**_table().model_validate({str(key): values[key] for key in values}).model_dump())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in (name, *first["loc"]))
         raise UsageError(f"gate {where}: {first['msg']}", _FORMS) from None
+
+
+@cache
+def _table() -> type[BaseModel]:
+    """`Override` as a pydantic model: strict validation takes no dict for a dataclass."""
+    from pydantic import ConfigDict, create_model
+
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model(
+        "Gate",
+        __config__=config,
+        threshold=(float | None, None),
+        gross=(float | None, None),
+        required=(bool | None, None),
+        enabled=(bool, True),
+    )
 
 
 def _gross(gate: Gate, override: Override) -> float | None:
