@@ -106,11 +106,12 @@ def inspect(source: str, *, revision: str | None = None, trained_length: int | N
 
 def understand_checkpoint(checkpoint: Checkpoint, trained_length: int | None = None) -> Geometry:
     """The geometry of a checkpoint; an earlier ctxforge output tells its trained length in its provenance."""
-    geometry = schemes.understand(checkpoint.config, trained_length)
+    record = checkpoint.json_files.get(provenance.FILE_NAME)
+    geometry = schemes.understand(checkpoint.config, trained_length, record)
     if geometry.trained_length is None:
-        recorded = provenance.recorded_target(checkpoint.json_files.get(provenance.FILE_NAME))
+        recorded = provenance.recorded_target(record)
         if recorded is not None:
-            return schemes.understand(checkpoint.config, recorded)
+            return schemes.understand(checkpoint.config, recorded, record)
     return geometry
 
 

@@ -18,15 +18,22 @@ Geometry = RopeGeometry | PositionGeometry
 Plan = RopePlan | PositionPlan
 
 
-def understand(config: Mapping[str, Any], trained_length: int | None = None) -> Geometry:
+def understand(
+    config: Mapping[str, Any], trained_length: int | None = None, recorded: Mapping[str, Any] | None = None
+) -> Geometry:
     """The geometry of a checkpoint's config, whatever kind of positions it has.
+
+    Args:
+        config: config.json, parsed.
+        trained_length: the length that the weights work at now, when the user knows better than the config.
+        recorded: the `ctxforge.json` of an earlier conversion, where there is one.
 
     Raises:
         CheckpointError, UnsupportedError: see the `understand` of `ctxforge.rope` and of `ctxforge.positions`.
     """
     if positions.scheme(config) == "rope":
         return rope.understand(config, trained_length=trained_length)
-    return positions.understand(config, trained_length=trained_length)
+    return positions.understand(config, trained_length=trained_length, recorded=recorded)
 
 
 def make_plan(geometry: Geometry, choice: MethodChoice, target: int | None, original_length: int | None) -> Plan:

@@ -59,7 +59,10 @@ def command(ui: Output, source: str, revision: str | None) -> None:
 
 def _shape(document: dict[str, Any]) -> list[tuple[str, str]]:
     if document["scheme"] != "rope":
-        return [("layers", f"{document['layers']}, {document['heads']} heads")]
+        rows = [("layers", f"{document['layers']}, {document['heads']} heads")]
+        if document["scheme"] == "learned":
+            rows.append(("rows before position 0", str(document["offset"])))
+        return [*rows, ("sliding window", str(document["window"] or "none"))]
     return [
         ("layers", f"{document['layers']}, {document['heads']} heads of {document['head_dim']}"),
         ("sliding window", str(document["window"] or "none")),
@@ -90,7 +93,13 @@ def describe(found: Inspection) -> dict[str, Any]:
         "weights": checkpoint.weights,
         "rope": [],
     }
-    if not isinstance(geometry, PositionGeometry):
+    if isinstance(geometry, PositionGeometry):
+        document |= {
+            "offset": geometry.offset,
+            "window": geometry.window,
+            "windowed_layers": list(geometry.windowed_layers),
+        }
+    else:
         document |= {
             "layout": geometry.layout,
             "head_dim": geometry.head_dim,
