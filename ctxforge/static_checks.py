@@ -20,7 +20,7 @@ from ctxforge.provenance import FILE_NAME
 from ctxforge.rope import RopeGeometry, dialect_differences, fields, read_rotations
 from ctxforge.rope.geometry import text_config
 from ctxforge.rope.lower import relative_difference
-from ctxforge.rope.reader import ORIGINAL_KEY, legacy_refusal
+from ctxforge.rope.reader import ORIGINAL_KEY, legacy_note
 from ctxforge.schemes import Geometry
 
 Verdict = Literal["pass", "fail", "skip"]
@@ -96,9 +96,9 @@ def _positions(checkpoint: Checkpoint) -> tuple[Geometry | None, Check]:
 
 
 def _dialects(inner: Mapping[str, Any], geometry: RopeGeometry) -> Check:
-    refused = legacy_refusal(inner, geometry.model_type)
-    if refused is not None:
-        return Check("dialects", "pass", f"transformers 5 reads it; 4.x refuses {refused} for this type, loudly")
+    older = legacy_note(inner, geometry.model_type)
+    if older is not None:
+        return Check("dialects", "pass", f"transformers 5 reads it; {older}")
     differences = dialect_differences(inner, geometry.model_type)
     if differences:
         return Check("dialects", "fail", "; ".join(differences))

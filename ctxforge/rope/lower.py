@@ -19,7 +19,7 @@ from ctxforge.rope.architectures import ARCHITECTURES, Architecture
 from ctxforge.rope.dialects import write_forms
 from ctxforge.rope.fold import fold_temperature
 from ctxforge.rope.ladder import Portability, candidates, lowering_notes
-from ctxforge.rope.reader import DIALECTS, Table, legacy_refusal, read_rotations
+from ctxforge.rope.reader import DIALECTS, Table, legacy_note, legacy_refusal, read_rotations
 from ctxforge.rope.types import GroupPlan, RopeForm, RopeGeometry, RopePlan
 
 _EXACT = 1e-9
@@ -94,9 +94,9 @@ def lower(
             new_edits = fold_temperature(geometry, inner, tensors, group.layers, group.rotated_dims, factor)
         edits += new_edits
         notes += lowering_notes(form, group, portability, factor if new_edits else 1.0, new_edits, tensors)
-    refused = legacy_refusal(patched, geometry.model_type)
-    if refused is not None:
-        notes.append(f"transformers 4.x refuses the rope type {refused} for {geometry.model_type}: load with 5.x")
+    older = legacy_note(patched, geometry.model_type)
+    if older is not None:
+        notes.append(older)
     whole = _replace(config, geometry.config_path, patched)
     files: dict[str, bytes] = {}
     code = next((group.rotation.code for group in plan.groups if group.rotation.code is not None), None)

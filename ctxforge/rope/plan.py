@@ -55,6 +55,10 @@ def make_plan(
     restarts = original_length is not None
     if method.name == "none":
         return _unchanged(geometry, name, resolved, target_length, steps)
+    if geometry.nothing_to_extend is not None:
+        raise UnsupportedError(
+            geometry.nothing_to_extend, "the model's reach is set by its window and its layers without RoPE"
+        )
     start = _starting_length(geometry, original_length)
     if target_length is None:
         if not method.any_target:
@@ -231,7 +235,7 @@ def _geometry_warnings(geometry: RopeGeometry) -> list[str]:
             )
     if geometry.unrotated_layers:
         lines.append(f"{len(geometry.unrotated_layers)} layers have no RoPE and are left alone")
-    return lines
+    return [*lines, *geometry.notes]
 
 
 def _scaling_warnings(geometry: RopeGeometry, composed: bool, restarts: bool, start: int) -> list[str]:

@@ -8,58 +8,31 @@ in a method or in the lowering shows as a difference between two derivations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ctxforge.errors import CheckpointError, UnsupportedError
-from ctxforge.rope import fields, formulas
-from ctxforge.rope.architectures import ARCHITECTURES, Architecture
-from ctxforge.rope.types import Rotation
+from ctxforge.rope import fields
+from ctxforge.rope.architectures import ARCHITECTURES, Architecture, TableRow
+from ctxforge.rope.sizes import MAX_LENGTH, canonical, head_dim, layer_bases, max_positions
+from ctxforge.rope.table import KNOWN_TYPES, ORIGINAL_KEY, Place, Table, close, read_table, rope_type
+from ctxforge.rope.types import UNROTATED
 
-MAX_LENGTH = 2**40
-MAX_HEAD_DIM = 2**16
+__all__ = [
+    "DIALECTS",
+    "KNOWN_TYPES",
+    "MAX_LENGTH",
+    "ORIGINAL_KEY",
+    "Table",
+    "dialect_differences",
+    "head_dim",
+    "legacy_note",
+    "legacy_refusal",
+    "max_positions",
+    "read_rotations",
+    "table_differences",
+]
+
 DIALECTS = ("transformers 5", "transformers 4")
-KNOWN_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-ORIGINAL_KEY = "original_max_position_embeddings"
-_ALIASES = {"su": "longrope"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """One rotary table as a dialect reads it: d, base, the rotation, and the length its scaling starts from."""
-
-    rotated_dims: int
-    base: float
-    rotation: Rotation
-    original_length: int | None
-
-    @property
-    def frequencies(self) -> tuple[float, ...]:
-        """Radians per token, pair by pair."""
-        return tuple(
-            self.base ** (-2 * i / self.rotated_dims) / divisor for i, divisor in enumerate(self.rotation.divisors)
-        )
-
-
-def head_dim(config: Mapping[str, Any], architecture: Architecture) -> int:
-    """Dimensions of a head: `head_dim`, else the type's own default, else hidden_size / num_attention_heads."""
-    if config.get("head_dim") is not None:
-        return fields.integer(config, "head_dim", None, high=MAX_HEAD_DIM)
-    if architecture.default_head_dim is not None:
-        return architecture.default_head_dim
-    hidden = fields.integer(config, "hidden_size", None, high=2**24)
-    heads = fields.integer(config, "num_attention_heads", architecture.default_heads, high=2**16)
-    if hidden < heads:
-        raise CheckpointError(
-            f"config.json: hidden_size {hidden} is smaller than num_attention_heads {heads}", "repair config.json"
-        )
-    return hidden // heads
-
-
-def max_positions(config: Mapping[str, Any], architecture: Architecture) -> int:
-    """`max_position_embeddings`, or the type's default."""
-    default = architecture.default_max_position_embeddings
-    return fields.integer(config, "max_position_embeddings", default, high=MAX_LENGTH)
 
 
 def read_rotations(config: Mapping[str, Any], model_type: str, dialect: str) -> dict[str | None, Table]:
@@ -73,30 +46,63 @@ def read_rotations(config: Mapping[str, Any], model_type: str, dialect: str) -> 
 
     Raises:
         CheckpointError: a value is missing or malformed.
-        UnsupportedError: a rope type that transformers does not have, or that this architecture refuses.
+        UnsupportedError: a rope type that transformers does not have, or that this architecture refuses; a config that
+            switches RoPE off.
     """
     architecture = ARCHITECTURES[model_type]
+    config = canonical(config, architecture)
+    refuse_without_rope(config, architecture)
     legacy = fields.table(config, "rope_scaling")
     modern = fields.table(config, "rope_parameters") if dialect == "transformers 5" else None
+    if architecture.nested:
+        return _read_nested(config, architecture, modern, legacy, dialect)
     # 5.x fills in the default whenever it finds no dict; 4.x only when the key is absent altogether.
     silent = modern is None and legacy is None and (dialect == "transformers 5" or "rope_scaling" not in config)
     if silent and architecture.default_scaling is not None:
         legacy = dict(architecture.default_scaling)
-    if architecture.nested:
-        return _read_nested(config, architecture, modern, legacy, dialect)
     chosen = dict(legacy or modern or {})
     if chosen and all(isinstance(value, Mapping) for value in chosen.values()):
         raise UnsupportedError(
             f"config.json nests RoPE by layer type, which {model_type} does not read", "use one flat rope dict"
         )
-    base = _base(config, architecture)
-    if dialect == "transformers 5":
-        base = fields.real(chosen, "rope_theta", base, low=1.0)
-    return {None: _table(_Place(config, architecture, dialect, False), chosen, base)}
+    return {
+        None: read_table(Place(config, architecture, dialect), chosen, _base(config, architecture, chosen, dialect))
+    }
 
 
-def _base(config: Mapping[str, Any], architecture: Architecture) -> float:
-    return fields.real(config, architecture.base_key, architecture.default_base, low=1.0)
+def refuse_without_rope(config: Mapping[str, Any], architecture: Architecture) -> None:
+    """Raise for a config that switches this architecture's RoPE off.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    if architecture.requires is not None:
+        key, default, wanted, reason = architecture.requires
+        if config.get(key, default) != wanted:
+            raise UnsupportedError(
+                f"config.json: {key} is {config.get(key, default)!r:.40}: {reason}", "there is no rotation to rescale"
+            )
+    modern = config.get("rope_parameters")
+    if isinstance(modern, Mapping) and "rope_theta" in modern and modern["rope_theta"] is None:
+        raise UnsupportedError(
+            "config.json: rope_theta is null: this model has no positions", "there is no rotation to rescale"
+        )
+
+
+def _base(config: Mapping[str, Any], architecture: Architecture, chosen: Mapping[str, Any], dialect: str) -> float:
+    modern = dialect == "transformers 5"
+    if architecture.layer_bases_key is not None:
+        named = [base for base in layer_bases(config, architecture, None) if base]
+        if named:
+            return named[0]
+    if not modern and architecture.legacy_base_path:
+        outer, inner = architecture.legacy_base_path
+        return fields.real(fields.table(config, outer) or {}, inner, architecture.default_base, low=1.0)
+    default = architecture.default_base
+    if not modern and architecture.legacy_default_base is not None:
+        default = architecture.legacy_default_base
+    base = fields.real(config, architecture.base_key, default, low=1.0)
+    return fields.real(chosen, "rope_theta", base, low=1.0) if modern else base
 
 
 def _read_nested(
@@ -106,151 +112,119 @@ def _read_nested(
     legacy: Mapping[str, Any] | None,
     dialect: str,
 ) -> dict[str | None, Table]:
-    """Gemma 3's two tables: rope_scaling concerns full_attention alone, and is merged over rope_parameters."""
-    assert architecture.local_base_key is not None
-    full = dict(fields.table(modern or {}, "full_attention") or {})
-    full.update(legacy or {})
-    local = dict(fields.table(modern or {}, "sliding_attention") or {})
-    local_base = fields.real(config, architecture.local_base_key, architecture.default_local_base, low=1.0)
+    """One table a layer type. A legacy rope_scaling is merged over the dicts that take it."""
+    labels = [row.label for row in architecture.tables]
+    flat = modern is not None and not any(label in modern for label in labels)
+    if flat and not any(row.takes_scaling for row in architecture.tables):
+        raise UnsupportedError(
+            "config.json holds one flat rope dict, where this architecture reads one a layer type",
+            f"nest rope_parameters by {', '.join(labels)}",
+        )
     tables: dict[str | None, Table] = {}
-    for layer_type, chosen, default in (
-        ("full_attention", full, _base(config, architecture)),
-        ("sliding_attention", local, local_base),
-    ):
-        base = fields.real(chosen, "rope_theta", default, low=1.0) if dialect == "transformers 5" else default
-        place = _Place(config, architecture, dialect, nested=dialect == "transformers 5")
-        tables[layer_type] = _table(place, chosen, base)
+    for row in architecture.tables:
+        chosen = _chosen(architecture, row, modern, legacy, flat)
+        if chosen is None:
+            continue
+        place = Place(config, architecture, dialect, row)
+        tables[row.label] = read_table(place, chosen, _nested_base(config, architecture, row, chosen, dialect))
+    if not tables:
+        raise CheckpointError("config.json holds no rope dict for any layer type", "repair config.json")
+    if architecture.legacy_single_base and dialect == "transformers 4":
+        _refuse_two_bases(config, architecture)
     return tables
 
 
-def _rope_type(chosen: Mapping[str, Any]) -> str:
-    modern, legacy = chosen.get("rope_type"), chosen.get("type")
-    if modern is not None and legacy is not None and modern != legacy:
-        raise CheckpointError(
-            f"config.json: rope_type {modern!r} and type {legacy!r} contradict each other", "keep one of the two"
-        )
-    name = modern if modern is not None else legacy
-    if name is None:
-        return "default"
-    if not isinstance(name, str):
-        raise CheckpointError(f"config.json: rope_type is {name!r:.60}, not a name", "repair config.json")
-    return _ALIASES.get(name, name)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a rope dict stands: the config around it, whose dialect reads it, and whether it is nested."""
-
-    config: Mapping[str, Any]
-    architecture: Architecture
-    dialect: str
-    nested: bool
-
-
-def _table(place: _Place, chosen: Mapping[str, Any], base: float) -> Table:
-    rope_type = _rope_type(chosen)
-    if rope_type not in KNOWN_TYPES:
-        raise UnsupportedError(
-            f"config.json: rope type {rope_type!r:.60} is not one that ctxforge understands",
-            f"known types: {', '.join(KNOWN_TYPES)}; convert a checkpoint that uses one of them",
-        )
-    admitted = place.architecture.scaling_types
-    if admitted is not None and rope_type not in admitted:
-        raise UnsupportedError(
-            f"config.json: this architecture does not read the rope type {rope_type!r}",
-            f"it reads {', '.join(admitted)}",
-        )
-    d = _rotated_dims(place, chosen)
-    longest = max_positions(place.config, place.architecture)
-    original = _original_length(place, chosen, rope_type, longest)
-    if rope_type == "default":
-        rotation = Rotation((1.0,) * (d // 2))
-    elif rope_type == "linear":
-        factor = formulas.read_factor(chosen)
-        rotation = Rotation((factor,) * (d // 2))
-    elif rope_type == "dynamic":
-        rotation = formulas.read_dynamic(chosen, d)
-    elif rope_type == "llama3":
-        rotation = formulas.read_llama3(chosen, d, base, original or longest)
-    elif rope_type == "yarn":
-        # 5.x looks for `truncate` beside nested dicts, never inside them, and so always truncates there.
-        truncate = None if place.nested else fields.flag(chosen, "truncate", True)
-        rotation = formulas.read_yarn(chosen, d, base, original or longest, longest, truncate=truncate)
+def _chosen(
+    architecture: Architecture,
+    row: TableRow,
+    modern: Mapping[str, Any] | None,
+    legacy: Mapping[str, Any] | None,
+    flat: bool,
+) -> dict[str, Any] | None:
+    """The dict that one table is read from; None where its layers have no RoPE."""
+    if modern is None or flat:
+        if row.default is None:
+            return None
+        defaults = {key: value for key, value in row.default.items() if key != "rope_theta"}
+        chosen = {**defaults, **(dict(modern or {}) if flat and row.takes_scaling else {})}
     else:
-        rotation = _longrope(place, chosen, d, original or longest, longest)
-    return Table(d, base, rotation, original)
+        own = modern.get(row.label)
+        # Gemma's classes fill in a missing dict; the others leave those layers without RoPE.
+        if own is None and not any(other.takes_scaling for other in architecture.tables):
+            return None
+        chosen = dict(fields.table(modern, row.label) or {})
+    if legacy is not None and row.takes_scaling:
+        chosen.update(legacy)
+    if flat:
+        chosen.pop("rope_theta", None)
+    return chosen
 
 
-def _longrope(place: _Place, chosen: Mapping[str, Any], d: int, original: int, longest: int) -> Rotation:
-    """4.x ignores the dict's original length: without a top-level one it never leaves the short list."""
-    ratio = longest / original
-    if place.dialect == "transformers 5":
-        factor = formulas.read_factor(chosen) if chosen.get("factor") is not None else ratio
-        return formulas.read_longrope(chosen, d, original, factor, past_original=longest > original)
-    if _top_level_original(place) is not None:
-        return formulas.read_longrope(chosen, d, original, ratio, past_original=longest > original)
-    return formulas.read_longrope(chosen, d, longest, formulas.read_factor(chosen), past_original=False)
+def _nested_base(
+    config: Mapping[str, Any], architecture: Architecture, row: TableRow, chosen: Mapping[str, Any], dialect: str
+) -> float:
+    default = float((row.default or {}).get("rope_theta", architecture.default_base))
+    single = architecture.legacy_single_base and dialect == "transformers 4"
+    if single:
+        default = architecture.legacy_default_base or default
+    key = "rope_theta" if single else row.base_key
+    base = default if key is None else fields.real(config, key, default, low=1.0)
+    return fields.real(chosen, "rope_theta", base, low=1.0) if dialect == "transformers 5" else base
 
 
-def _top_level_original(place: _Place) -> int | None:
-    default = place.architecture.default_original_length
-    if place.config.get(ORIGINAL_KEY) is None:
-        return default
-    return fields.integer(place.config, ORIGINAL_KEY, None, high=MAX_LENGTH, low=2)
-
-
-def _original_length(place: _Place, chosen: Mapping[str, Any], rope_type: str, longest: int) -> int | None:
-    """The length that the scaling starts from.
-
-    A top-level key overrides the dict's: in 5.x for every type of a flat config, in 4.x for longrope alone.
-    """
-    if rope_type in ("default", "dynamic"):
-        return longest
-    if rope_type == "linear":
-        return None
-    heeds_top_level = place.dialect == "transformers 5" or rope_type == "longrope"
-    if heeds_top_level and not place.nested:
-        top_level = _top_level_original(place)
-        if top_level is not None:
-            return top_level
-    return fields.integer(chosen, ORIGINAL_KEY, longest, high=MAX_LENGTH, low=2)
-
-
-def _rotated_dims(place: _Place, chosen: Mapping[str, Any]) -> int:
-    config, architecture = place.config, place.architecture
-    head = head_dim(config, architecture)
-    if architecture.fraction_key is None:
-        for holder in (chosen, config):
-            if fields.real(holder, "partial_rotary_factor", 1.0) != 1.0:
-                raise UnsupportedError(
-                    "config.json sets partial_rotary_factor, which this architecture reads for some rope types only",
-                    "remove the key, or convert a model whose architecture has partial rotary embeddings",
-                )
-        return _even(head)
-    fraction = fields.real(config, architecture.fraction_key, architecture.default_fraction)
-    if place.dialect == "transformers 5":
-        fraction = fields.real(chosen, "partial_rotary_factor", fraction)
-    if fraction > 1:
-        raise CheckpointError(f"config.json: a rotated fraction of {fraction:g} is above 1", "repair config.json")
-    return _even(int(head * fraction))
-
-
-def _even(dims: int) -> int:
-    if dims < 2 or dims % 2:
-        raise CheckpointError(
-            f"config.json: {dims} rotated dimensions a head; an even number is needed", "repair config.json"
+def _refuse_two_bases(config: Mapping[str, Any], architecture: Architecture) -> None:
+    modern = fields.table(config, "rope_parameters") or {}
+    bases = {
+        own["rope_theta"]
+        for row in architecture.tables
+        if isinstance(own := modern.get(row.label), Mapping) and own.get("rope_theta") is not None
+    }
+    if len(bases) > 1:
+        raise UnsupportedError(
+            "transformers 4.57 reads one base for all layer types of this architecture, and the config has several",
+            "load the checkpoint with transformers 5",
         )
-    return dims
 
 
 def legacy_refusal(config: Mapping[str, Any], model_type: str) -> str | None:
-    """The scaling type that makes transformers 4.57 refuse a text model's config outright; None when it reads it."""
-    admitted = ARCHITECTURES[model_type].legacy_types
+    """The rope type with which transformers 4.57 refuses, or does not scale, a text model; None when it reads it."""
+    architecture = ARCHITECTURES[model_type]
     legacy = fields.table(config, "rope_scaling")
+    kind = "default" if legacy is None else rope_type(legacy, architecture)
+    if architecture.legacy != "reads":
+        tables = read_rotations(config, model_type, "transformers 5")
+        modern = fields.table(config, "rope_parameters") or {}
+        dicts = [modern.get(label) for label in tables if label is not None] or [modern]
+        named = [rope_type(own, architecture) for own in dicts if isinstance(own, Mapping)]
+        return next((name for name in (*named, kind) if name != "default"), "default")
+    if kind == "proportional" or _modern_only(config, architecture):
+        return "proportional"
+    admitted = architecture.legacy_types
     if admitted is None or legacy is None:
         return None
-    rope_type = _rope_type(legacy)
-    return None if rope_type in admitted else rope_type
+    if architecture.alpha and kind == "dynamic" and legacy.get("alpha"):
+        return None
+    return None if kind in admitted else kind
+
+
+def _modern_only(config: Mapping[str, Any], architecture: Architecture) -> bool:
+    modern = fields.table(config, "rope_parameters")
+    if modern is None or fields.table(config, "rope_scaling") is not None:
+        return False
+    return not architecture.nested and rope_type(modern, architecture) == "proportional"
+
+
+def legacy_note(config: Mapping[str, Any], model_type: str) -> str | None:
+    """What transformers 4.57 makes of a text model's config that it does not read alike, in one line."""
+    refused = legacy_refusal(config, model_type)
+    if refused is None:
+        return None
+    architecture = ARCHITECTURES[model_type]
+    if architecture.legacy == "absent":
+        return f"transformers 4.57 has no model type {model_type}: load with 5.x"
+    if architecture.legacy == "other":
+        return f"don't load {model_type} with transformers 4.57: {architecture.legacy_reason}; load with 5.x"
+    return f"transformers 4.x refuses the rope type {refused} for {model_type}: load with 5.x"
 
 
 def dialect_differences(config: Mapping[str, Any], model_type: str) -> list[str]:
@@ -275,20 +249,27 @@ def table_differences(
     """How two readings of the same tables differ, one line each; empty when they agree to 1e-6 relative."""
     lines = []
     for layer_type, one in first.items():
-        other = second[layer_type]
         where = f" of {layer_type}" if layer_type else ""
+        other = second.get(layer_type)
+        if other is None:
+            lines.append(f"{names[1]} has no table{where}")
+            continue
         if one.rotated_dims != other.rotated_dims:
             lines.append(
                 f"rotated dimensions{where}: {one.rotated_dims} by {names[0]}, {other.rotated_dims} by {names[1]}"
             )
             continue
-        worst = max(abs(a / b - 1) for a, b in zip(one.frequencies, other.frequencies, strict=True))
-        if worst > 1e-6:
+        if not all(close(a, b) for a, b in zip(one.frequencies, other.frequencies, strict=True)):
             lines.append(f"frequencies{where}: {_describe(one)} by {names[0]}, {_describe(other)} by {names[1]}")
-        if abs(one.rotation.temperature - other.rotation.temperature) > 1e-6:
+        if not close(one.rotation.temperature, other.rotation.temperature):
             lines.append(
                 f"temperature{where}: {one.rotation.temperature:.6g} by {names[0]},"
                 f" {other.rotation.temperature:.6g} by {names[1]}"
+            )
+        if not close(one.softmax_scale, other.softmax_scale):
+            lines.append(
+                f"softmax scale{where}: x {one.softmax_scale:.6g} by {names[0]}, x {other.softmax_scale:.6g}"
+                f" by {names[1]}"
             )
         if one.rotation.length_dependent != other.rotation.length_dependent:
             lines.append(f"only one of {names[0]} and {names[1]} follows the running length{where}")
@@ -296,6 +277,6 @@ def table_differences(
 
 
 def _describe(table: Table) -> str:
-    divisors = table.rotation.divisors
+    divisors = [divisor for divisor in table.rotation.divisors if divisor != UNROTATED]
     scaling = "no scaling" if all(d == 1 for d in divisors) else f"divisors up to {max(divisors):.4g}"
     return f"base {table.base:g} and {scaling}"

@@ -72,6 +72,9 @@ class RopeGroup:
         base: b of the plain frequencies.
         in_force: the rotation that the source's config already applies.
         extendable: False for tables used by windowed layers alone: no distance beyond the window ever reaches them.
+        head_dim: dimensions of a query head in these layers; None for the model's.
+        first_rotated: where the rotated dimensions start within a head (MLA rotates the last ones).
+        softmax_scale: what the attention multiplies the whole of q.k by because of the rope dict (MLA).
     """
 
     layer_type: str | None
@@ -81,6 +84,9 @@ class RopeGroup:
     base: float
     in_force: Rotation
     extendable: bool
+    head_dim: int | None = None
+    first_rotated: int = 0
+    softmax_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,9 @@ class RopeGeometry:
         original_length: L0 of the plain frequencies, before any scaling in force; None when the config doesn't tell.
         trained_length: the length that the weights work at now, with the scaling in force; None when it can't be told.
         evidence: how the lengths were decided, in words.
+        nothing_to_extend: why rescaling this model's RoPE would do nothing; None when it would.
+        layer_heads: query heads of each layer, where layers differ.
+        notes: what else a plan's reader must know, one line each.
     """
 
     model_type: str
@@ -113,6 +122,9 @@ class RopeGeometry:
     original_length: int | None
     trained_length: int | None
     evidence: str
+    nothing_to_extend: str | None = None
+    layer_heads: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def layout(self) -> str:
@@ -120,6 +132,13 @@ class RopeGeometry:
         from ctxforge.rope.architectures import ARCHITECTURES
 
         return ARCHITECTURES[self.model_type].layout
+
+    @property
+    def direction(self) -> int:
+        """1 when a pair turns from its first dimension to its second with growing positions, -1 the other way."""
+        from ctxforge.rope.architectures import ARCHITECTURES
+
+        return ARCHITECTURES[self.model_type].direction
 
 
 @dataclass(frozen=True)
