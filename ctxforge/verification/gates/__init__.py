@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctxforge.verification.gates.defaults import GATES, LENGTH_GATES, default_gates
-    from ctxforge.verification.gates.effective_length import EffectiveLength, effective_length
-    from ctxforge.verification.gates.estimate import estimate
+    from ctxforge.verification.gates.estimation import estimate
     from ctxforge.verification.gates.evaluate import judge, judge_one
     from ctxforge.verification.gates.measurement import Measurement, Sample, difference, exact, mean, ratio
     from ctxforge.verification.gates.overrides import Override, apply_overrides, parse_gates, read_gates
+    from ctxforge.verification.gates.reach import EffectiveLength, effective_length
     from ctxforge.verification.gates.tiers import TIERS, Tier, tier
     from ctxforge.verification.gates.types import Gate, GateResult, Judgement, Verdict, VerifyExit
 
 _HOME = {
-    "EffectiveLength": "effective_length",
+    "EffectiveLength": "reach",
     "GATES": "defaults",
     "Gate": "types",
     "GateResult": "types",
@@ -35,8 +35,8 @@ _HOME = {
     "apply_overrides": "overrides",
     "default_gates": "defaults",
     "difference": "measurement",
-    "effective_length": "effective_length",
-    "estimate": "estimate",
+    "effective_length": "reach",
+    "estimate": "estimation",
     "exact": "measurement",
     "judge": "evaluate",
     "judge_one": "evaluate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ctxforge.verification import statistics
-from ctxforge.verification.gates.estimate import estimate
+from ctxforge.verification.gates.estimation import estimate
 from ctxforge.verification.gates.measurement import Measurement
 from ctxforge.verification.gates.types import Decided, Gate, GateResult, Judgement, Verdict
 from ctxforge.verification.statistics import Interval

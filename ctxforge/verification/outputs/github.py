@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ctxforge.errors import ResourceError
-from ctxforge.verification.gates.effective_length import EffectiveLength
+from ctxforge.verification.gates.reach import EffectiveLength
 from ctxforge.verification.gates.types import GateResult, Judgement, Verdict
 from ctxforge.verification.outputs.junit import fails
 from ctxforge.verification.outputs.plain import line

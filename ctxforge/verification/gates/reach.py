@@ -10,7 +10,7 @@ import numpy as np
 from ctxforge.errors import InternalError
 from ctxforge.lengths import format_length
 from ctxforge.verification import statistics
-from ctxforge.verification.gates.estimate import columns, combine, estimate
+from ctxforge.verification.gates.estimation import columns, combine, estimate
 from ctxforge.verification.gates.evaluate import holds
 from ctxforge.verification.gates.measurement import Measurement
 from ctxforge.verification.gates.types import Gate
