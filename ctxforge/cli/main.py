@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": "Show what extend would do, without doing it.",
     "inspect": "Show what a checkpoint's RoPE really is.",
     "check": "Check a checkpoint folder statically, for CI.",
+    "engines": "Show which engines compute what a config means.",
     "verify": "Measure perplexity and retrieval at the target length.",
     "gguf": "Give a converted GGUF the rotation that conversion lost.",
     "methods": "List the methods, or explain one.",

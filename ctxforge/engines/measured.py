@@ -21,7 +21,6 @@ from ctxforge.rope.types import UNROTATED
 _SAME: dict[str, tuple[Verdict, ...]] = {
     "agrees": ("honours", "honours with flags"),
     "differs": ("computes something else",),
-    "failed": ("refuses",),
 }
 
 

@@ -20,18 +20,23 @@ NAMES = tuple(dict.fromkeys(engine.name for engine in ENGINES))
 
 
 def find_engines(names: tuple[str, ...]) -> tuple[Engine, ...]:
-    """The rows of the named engines, all when none is named; spelling may differ in case and punctuation.
+    """The rows of the named engines, all when none is named.
+
+    A name may be cut short, differ in case and punctuation, and go on into the version: "mlx", "vLLM 0.30",
+    "transformers-4".
 
     Raises:
         UsageError: an unknown name.
     """
-    wanted = {_plain(name): name for name in names}
-    for plain, name in wanted.items():
-        if not any(_plain(known).startswith(plain) for known in NAMES):
-            raise UsageError(f"unknown engine {name!r}", f"choose among: {', '.join(NAMES)}")
-    if not wanted:
+    if not names:
         return ENGINES
-    return tuple(engine for engine in ENGINES if any(_plain(engine.name).startswith(plain) for plain in wanted))
+    found: list[Engine] = []
+    for name in names:
+        fitting = [engine for engine in ENGINES if _plain(engine.name + engine.versions).startswith(_plain(name))]
+        if not fitting or not _plain(name):
+            raise UsageError(f"unknown engine {name!r}", f"choose among: {', '.join(NAMES)}")
+        found += fitting
+    return tuple(engine for engine in ENGINES if engine in found)
 
 
 def _plain(name: str) -> str:
