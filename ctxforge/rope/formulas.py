@@ -60,15 +60,15 @@ def read_llama3(chosen: Mapping[str, Any], d: int, base: float, original: int) -
     factor = read_factor(chosen)
     low = fields.real(chosen, "low_freq_factor", None)
     high = fields.real(chosen, "high_freq_factor", None)
-    if high <= low:
-        raise CheckpointError("config.json: high_freq_factor is not above low_freq_factor", "repair config.json")
+    if high < low:
+        raise CheckpointError("config.json: high_freq_factor is below low_freq_factor", "repair config.json")
     divisors = []
     for i in range(d // 2):
         frequency = base ** (-2 * i / d)
         wavelength = 2 * math.pi / frequency
         if wavelength < original / high:
             divisors.append(1.0)
-        elif wavelength > original / low:
+        elif wavelength > original / low or high == low:
             divisors.append(factor)
         else:
             smooth = (original / wavelength - low) / (high - low)
@@ -99,7 +99,7 @@ def read_yarn(
     for i in range(d // 2):
         kept = 1 - max(0.0, min(1.0, (i - low) / (high - low)))
         divisors.append(1 / ((1 - kept) / factor + kept))
-    return Rotation(tuple(divisors), temperature)
+    return Rotation(tuple(divisors), temperature, RopeForm("yarn", {"factor": factor}))
 
 
 def mscale(factor: float, coefficient: float) -> float:

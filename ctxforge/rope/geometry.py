@@ -304,7 +304,16 @@ def _plain_length(config: Mapping[str, Any], model_type: str, longest: int) -> _
 
 
 def _reached(table: Table, original: int, longest: int) -> int:
-    """The extended length: max_position_embeddings when it was raised, else factor times the original length."""
+    """The extended length: max_position_embeddings when it was raised, else factor times the original length.
+
+    Of a yarn dict the factor counts in any case: published configs set it and leave max_position_embeddings at, or a
+    little above, the original length (QwenLM/Qwen3#1424).
+    """
+    form = table.rotation.form
+    if form is not None and form.type == "yarn":
+        factor = form.parameters["factor"]
+        assert isinstance(factor, float | int)
+        return max(longest, round(original * factor))
     if longest > original:
         return longest
     factor = max(divisor for divisor in table.rotation.divisors if divisor != UNROTATED)
