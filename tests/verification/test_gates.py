@@ -57,7 +57,8 @@ def documents(units: int, shift: float, noise: float = 0.01, seed: int = 0) -> M
 
 
 def verdict(name: str, measurement: Measurement, **options: object) -> GateResult:
-    (result,) = judge([BY_NAME[name]], {BY_NAME[name].measure: measurement}, **options).results  # type: ignore[arg-type]
+    gate = replace(BY_NAME[name], required=True)
+    (result,) = judge([gate], {gate.measure: measurement}, **options).results  # type: ignore[arg-type]
     return result
 
 
@@ -194,6 +195,29 @@ class TestExitCodes:
         assert ("retrieval", "it was not measured") in judged.left_out
         assert len(judged.results) + len(judged.left_out) == len(GATES)
 
+    def test_right_answers_that_can_decide_nothing_are_left_out(self) -> None:
+        """14 of 20 against 14 of 20 can't show 85 %; asked for by name they are inconclusive, and failing they fail."""
+        weak = ratio([1.0] * 14 + [0.0] * 6, [1.0] * 14 + [0.0] * 6, unit="prompt", outcomes=True)
+        judged = judge(default_gates(names=["config", "retrieval"]), {"config_failures": exact(0), "retrieval": weak})
+        assert judged.exit_code == 0
+        assert judged.left_out == (("retrieval", "the source's own 70% of 20 prompts is too little to show 85% of it"),)
+        asked = judge(default_gates(names=["retrieval"], required=["retrieval"]), {"retrieval": weak})
+        assert asked.exit_code == 3
+        lost = ratio([0.0] * 20, [1.0] * 14 + [0.0] * 6, unit="prompt", outcomes=True)
+        assert judge(default_gates(names=["retrieval"]), {"retrieval": lost}).exit_code == 1
+
+    def test_right_answers_of_a_strong_source_are_judged(self) -> None:
+        source = [1.0] * 38 + [0.0] * 2
+        judged = judge(
+            default_gates(names=["retrieval"]), {"retrieval": ratio(source, source, unit="prompt", outcomes=True)}
+        )
+        assert judged.exit_code == 0
+        worse = [1.0] * 34 + [0.0] * 6
+        judged = judge(
+            default_gates(names=["retrieval"]), {"retrieval": ratio(worse, source, unit="prompt", outcomes=True)}
+        )
+        assert judged.exit_code == 3
+
     def test_the_document_is_json(self) -> None:
         document = judge(default_gates(), {"short_nll": documents(16, 0.2), "config_failures": exact(0)}).to_dict()
         back = json.loads(json.dumps(document))
@@ -305,6 +329,7 @@ class TestDefaults:
             "retrieval": ("at least", 0.85),
             "retrieval_depth": ("at least", 0.70),
             "retrieval_nll": ("at most", 0.5),
+            "retrieval_depth_nll": ("at most", 1.0),
         }
 
     def test_gross_limits_lie_beyond_the_thresholds(self) -> None:
@@ -555,8 +580,15 @@ class TestEffectiveLength:
         result = effective_length((*gates, BY_NAME["config"]), by_length)
         assert (result.length, result.low, result.high, result.failed) == (4096, 4096, 4096, ("retrieval",))
 
-    def test_no_measurement_is_refused(self) -> None:
+    def test_a_source_that_finds_nothing_does_not_end_it(self) -> None:
+        """A ratio to nothing is no evidence against the length; with no other gate nothing is known."""
+        nothing = ratio([0.0] * 20, [0.0] * 20, unit="prompt", outcomes=True)
+        by_length = {n: {**of, "retrieval": nothing} for n, of in self.measured((0.0, 0.0, 0.0, 1.0)).items()}
+        gates = default_gates(names=LENGTH_GATES)
+        assert effective_length(gates, by_length).length == 8192
+        found = effective_length(gates, {n: {"retrieval": nothing} for n in by_length})
+        assert (found.length, found.words) == (None, "unknown: no gate could be judged at 2k")
+
+    def test_no_length_is_refused(self) -> None:
         with pytest.raises(InternalError):
             effective_length(self.GATE, {})
-        with pytest.raises(InternalError):
-            effective_length(self.GATE, {2048: {"retrieval": exact(1)}})

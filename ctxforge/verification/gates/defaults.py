@@ -117,9 +117,19 @@ GATES: tuple[Gate, ...] = (
         "Answer loss at the target length minus the source's own at the trained length, same seeds and depths.",
         gross=2.0,
     ),
+    Gate(
+        "retrieval_depth_nll",
+        "retrieval_depth_nll",
+        "at most",
+        1.0,
+        "interval",
+        NATS,
+        "The same for the worst third of the depth.",
+        gross=3.0,
+    ),
 )
 # Measured again at every length, these say how far the conversion reaches.
-LENGTH_GATES = ("long_nll", "use", "retrieval", "retrieval_depth", "retrieval_nll")
+LENGTH_GATES = ("long_nll", "use", "retrieval", "retrieval_depth", "retrieval_nll", "retrieval_depth_nll")
 
 
 def default_gates(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from ctxforge.verification import statistics
 from ctxforge.verification.gates.estimation import estimate
 from ctxforge.verification.gates.measurement import Measurement
+from ctxforge.verification.gates.power import too_weak
 from ctxforge.verification.gates.types import Decided, Gate, GateResult, Judgement, Verdict
 from ctxforge.verification.statistics import Interval
 
@@ -24,6 +25,9 @@ def judge(
 ) -> Judgement:
     """Apply every gate to its measurement.
 
+    A gate that is not required is left out when its quantity was not measured, and when its right-or-wrong answers
+    could not have passed it whatever the result is (`too_weak`); a failure is a failure all the same.
+
     Args:
         gates: in the order in which they are reported.
         measurements: by the names in `Gate.measure`.
@@ -35,8 +39,11 @@ def judge(
     results, left_out = [], []
     for gate in gates:
         if gate.measure in measurements:
-            interval = estimate(measurements[gate.measure], resamples=resamples, seed=seed)
-            results.append(judge_one(gate, interval, measurements[gate.measure].unit))
+            result = judge_measurement(gate, measurements[gate.measure], resamples=resamples, seed=seed)
+            if isinstance(result, str):
+                left_out.append((gate.name, result))
+            else:
+                results.append(result)
             continue
         reason = (missing or {}).get(gate.measure, NOT_MEASURED)
         if gate.required:
@@ -44,6 +51,15 @@ def judge(
         else:
             left_out.append((gate.name, reason))
     return Judgement(tuple(results), tuple(left_out), strict)
+
+
+def judge_measurement(
+    gate: Gate, measurement: Measurement, *, resamples: int = statistics.RESAMPLES, seed: int = statistics.SEED
+) -> GateResult | str:
+    """One gate on its measurement, or why it is left out (see `judge`)."""
+    result = judge_one(gate, estimate(measurement, resamples=resamples, seed=seed), measurement.unit)
+    weak = "" if gate.required or result.verdict == Verdict.FAIL else too_weak(gate, measurement)
+    return weak or result
 
 
 def judge_one(gate: Gate, interval: Interval, unit: str = "unit") -> GateResult:

@@ -10,10 +10,10 @@ import numpy as np
 from ctxforge.errors import InternalError
 from ctxforge.lengths import format_length
 from ctxforge.verification import statistics
-from ctxforge.verification.gates.estimation import columns, combine, estimate
-from ctxforge.verification.gates.evaluate import holds
+from ctxforge.verification.gates.estimation import columns, combine
+from ctxforge.verification.gates.evaluate import holds, judge_measurement
 from ctxforge.verification.gates.measurement import Measurement
-from ctxforge.verification.gates.types import Gate
+from ctxforge.verification.gates.types import Gate, GateResult
 from ctxforge.verification.statistics import Array
 
 
@@ -22,7 +22,7 @@ class EffectiveLength:
     """The largest measured length up to which every gate holds.
 
     Attributes:
-        length: tokens; None when the gates fail at the shortest length already.
+        length: tokens; None when the gates fail at the shortest length already, or when nothing could be judged.
         low: lower end of the 95 % interval over the measured lengths; None when even the shortest may fail, or when
             there is no interval.
         high: upper end, likewise.
@@ -53,27 +53,33 @@ def effective_length(
     each time (a length below the shortest stands for "none"); its percentiles are the bounds.
 
     Args:
-        gates: those without a measurement at a length are passed over there.
+        gates: those without a measurement at a length, or left out by `judge` there, are passed over.
         by_length: measurements by length in tokens and name. Units of one kind that carry the same label at two
             lengths are the same documents, or prompts of the same seed and depth.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Raises:
-        InternalError: no length, or a length at which no gate has a measurement.
+        InternalError: there is no length.
     """
     lengths = sorted(by_length)
-    judged = {n: [gate for gate in gates if gate.measure in by_length[n]] for n in lengths}
-    if not lengths or not all(judged.values()):
-        raise InternalError("an effective length needs a gate's measurement at every length.", "Please report this.")
-    failed: dict[int, tuple[str, ...]] = {}
-    units = []
+    if not lengths:
+        raise InternalError("an effective length needs a length.", "Please report this.")
+    results: dict[int, list[GateResult]] = {}
     for n in lengths:
-        found = {gate.name: (gate, estimate(by_length[n][gate.measure], resamples=1)) for gate in judged[n]}
-        failed[n] = tuple(name for name, (gate, interval) in found.items() if not holds(gate, interval.value))
-        units += [
-            interval.units for name, (gate, interval) in found.items() if by_length[n][gate.measure].unit != "none"
-        ]
+        found = [judge_measurement(g, by_length[n][g.measure], seed=seed) for g in gates if g.measure in by_length[n]]
+        results[n] = [result for result in found if isinstance(result, GateResult)]
+        if not results[n]:
+            words = f"unknown: no gate could be judged at {format_length(n)}"
+            return EffectiveLength(None, None, None, False, (), words)
+    judged = {n: [result.gate for result in found] for n, found in results.items()}
+    failed = {n: tuple(r.gate.name for r in found if not _good(r)) for n, found in results.items()}
+    units = [
+        result.interval.units
+        for n, found in results.items()
+        for result in found
+        if result.interval is not None and by_length[n][result.gate.measure].unit != "none"
+    ]
     reached = next((i for i, n in enumerate(lengths) if failed[n]), len(lengths))
     bounds = None
     if units and min(units) >= statistics.FEWEST_UNITS:
@@ -82,6 +88,10 @@ def effective_length(
         # Lengths are steps: a percentile is one of them, never between two.
         bounds = tuple(int(step) for step in np.quantile(passed, levels, method="inverted_cdf"))
     return _result(lengths, reached, bounds, failed, min(units, default=0))
+
+
+def _good(result: GateResult) -> bool:
+    return result.interval is not None and holds(result.gate, result.interval.value)
 
 
 def _draws(

@@ -48,7 +48,8 @@ class Gate:
         gross: a value beyond it fails on any number of units; None for no such limit.
         quantity: what the number is, in words or units: "nats a token".
         explanation: what is held to the threshold and why, one line.
-        required: whether the gate is inconclusive when its quantity was not measured; else it is left out.
+        required: whether the gate is inconclusive when its quantity was not measured or is too weak to decide it; else
+            it is left out.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Judgement:
 
     Attributes:
         results: in the order of the gates.
-        left_out: name and reason of gates that were not required and whose quantity was not measured.
+        left_out: name and reason of gates that were not required and could not be judged.
         strict: whether an inconclusive gate counts as a failed one.
     """
 
