@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ctxforge.errors import UnsupportedError
 from ctxforge.rope import fields, formulas
 from ctxforge.rope.architectures import Architecture, TableRow
 from ctxforge.rope.sizes import canonical
@@ -180,14 +181,21 @@ def _softmax_coefficient(
 ) -> float | None:
     """mscale_all_dim that keeps the source's factor on the softmax scale: m(c)^2 with m(c) = 0.1 c ln(factor) + 1.
 
-    None when the source has none, when the plan starts over from another length, or when the form has no factor.
+    None when the source has none, or when the plan starts over from another length.
+
+    Raises:
+        UnsupportedError: a form without a factor, which cannot keep it.
     """
     group = next((group for group in geometry.groups if group.layer_type == label), None)
+    if group is None or group.softmax_scale == 1.0 or original_length != geometry.trained_length:
+        return None
     factor = form.parameters.get("factor")
-    if group is None or group.softmax_scale == 1.0 or not isinstance(factor, int | float) or factor <= 1:
-        return None
-    if original_length != geometry.trained_length:
-        return None
+    if not isinstance(factor, int | float) or factor <= 1:
+        raise UnsupportedError(
+            f"the rope type {form.type} cannot keep the softmax scale of {group.softmax_scale:.6g} that this model's"
+            " attention takes from mscale_all_dim",
+            "choose another method, or restart with --original-length",
+        )
     return (math.sqrt(group.softmax_scale) - 1) / (formulas.mscale(float(factor), 1.0) - 1)
 
 

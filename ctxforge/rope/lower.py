@@ -126,9 +126,11 @@ def _choose(
             refused.append(form.type)
             continue
         longest = plan.original_length if form.type == "dynamic" else plan.target_length
-        trial = write_forms(
-            config, geometry, architecture, {**forms, group.layer_type: (form, base)}, longest, plan.original_length
-        )
+        trying = {**forms, group.layer_type: (form, base)}
+        try:
+            trial = write_forms(config, geometry, architecture, trying, longest, plan.original_length)
+        except UnsupportedError:
+            continue
         dialects = readable_dialects(trial, geometry.model_type)
         with_temperature = portability != "widest" and group.rotation.code is None
         if all(

@@ -192,9 +192,8 @@ def legacy_refusal(config: Mapping[str, Any], model_type: str) -> str | None:
     legacy = fields.table(config, "rope_scaling")
     kind = "default" if legacy is None else rope_type(legacy, architecture)
     if architecture.legacy != "reads":
-        tables = read_rotations(config, model_type, "transformers 5")
         modern = fields.table(config, "rope_parameters") or {}
-        dicts = [modern.get(label) for label in tables if label is not None] or [modern]
+        dicts = [modern.get(row.label) for row in architecture.tables] or [modern]
         named = [rope_type(own, architecture) for own in dicts if isinstance(own, Mapping)]
         return next((name for name in (*named, kind) if name != "default"), "default")
     if kind == "proportional" or _modern_only(config, architecture):
