@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from ctxforge.schemes import Geometry, Plan
 from ctxforge.sources import resolve_source
 
 if TYPE_CHECKING:
+    from ctxforge.engines import EngineReport
     from ctxforge.verification import VerifyReport, VerifySettings
 
 Progress = Callable[[int, int], None]
@@ -75,6 +77,19 @@ class Conversion:
         after = self.edits.files.get("config.json", self.checkpoint.config_text.encode())
         lines = difflib.unified_diff(before, after.decode().splitlines(keepends=True), "config.json", "config.json")
         return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+
+    @property
+    def emitted_config(self) -> dict[str, Any]:
+        """config.json as it will be written."""
+        config: dict[str, Any] = json.loads(self.edits.files.get("config.json", self.checkpoint.config_text))
+        return config
+
+    @cached_property
+    def engines(self) -> EngineReport:
+        """What each engine will make of the emitted config, by its reader's rules."""
+        from ctxforge.engines import report
+
+        return report(self.emitted_config)
 
     def estimate(self, out: Path) -> WriteEstimate:
         """Bytes to download, read and write, without doing it."""

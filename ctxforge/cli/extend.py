@@ -44,6 +44,8 @@ def command(ui: Output, out: Path, link: bool, overwrite: bool, checksum: bool, 
         ui.warn(line)
     for line in conversion.lowered.notes:
         ui.note(line)
+    for row in conversion.engines.silently_wrong:
+        ui.warn(f"{row.engine} {row.versions} computes something else: {row.detail} (ctxforge engines)")
     ui.text(str(report.out))
     ui.note(
         f"{conversion.plan.method}: {conversion.plan.original_length} -> {conversion.plan.target_length} tokens;"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ctxforge.cli.options import build_recipe, bytes_text, conversion_options
 from ctxforge.cli.output import Output, with_output
+
+if TYPE_CHECKING:
+    from ctxforge.engines import EngineVerdict
 
 _ROWS = 8
 _COLUMNS = 64
@@ -44,6 +48,8 @@ def command(ui: Output, out: Path | None, **options: Any) -> None:
             where = f" ({group.layer_type})" if group.layer_type else ""
             ui.heading(f"lambda by pair{where}, a = {group.rotation.temperature:.6g}")
             ui.text(divisor_plot(group.rotation.divisors))
+    ui.heading("engines")
+    ui.pairs(engine_lines(conversion.engines.rows))
     ui.heading("config.json")
     ui.text(conversion.config_diff.rstrip("\n") or "  unchanged")
     ui.heading("weights")
@@ -62,6 +68,10 @@ def command(ui: Output, out: Path | None, **options: Any) -> None:
         "ok",
         {
             "plan": plan_document(conversion),
+            "engines": [
+                {"engine": row.engine, "versions": row.versions, "verdict": row.verdict, "detail": row.detail}
+                for row in conversion.engines.rows
+            ],
             "config_diff": conversion.config_diff,
             "bytes": {
                 "to_download": estimate.bytes_to_download,
@@ -70,6 +80,17 @@ def command(ui: Output, out: Path | None, **options: Any) -> None:
             },
         },
     )
+
+
+def engine_lines(rows: Sequence[EngineVerdict]) -> list[tuple[str, str]]:
+    """The engines by verdict: those that simply honour the config on one line, the others with what they do."""
+    honouring = [f"{row.engine} {row.versions}" for row in rows if row.verdict == "honours"]
+    lines = [("honour it", ", ".join(honouring) or "none")]
+    for row in rows:
+        if row.verdict != "honours":
+            said = "; ".join(part for part in (row.detail, " ".join(row.flags)) if part)
+            lines.append((f"{row.engine} {row.versions}", f"{row.verdict}: {said}"))
+    return lines
 
 
 def divisor_plot(divisors: tuple[float, ...]) -> str:
