@@ -102,7 +102,7 @@ def test_readings_leave_out_what_is_no_misreading() -> None:
     assert set(readings(understand(config(rope_theta=1e4)))) == {PLANNED}
     assert set(readings(understand(config(rope_theta=2e4)))) == {PLANNED, DEFAULT_BASE}
     dynamic = {"rope_type": "dynamic", "factor": 4.0}
-    assert readings(understand(config(rope_scaling=dynamic))) == {}
+    assert set(readings(understand(config(rope_scaling=dynamic)))) == {UNSCALED}
 
 
 @pytest.mark.parametrize(("spelt", "name"), [("vLLM", "vllm"), ("llama_cpp", "llama.cpp"), ("mlx", "mlx-lm")])
@@ -171,6 +171,16 @@ def test_code_of_the_checkpoint_never_runs(tmp_path: Path) -> None:
     with pytest.raises(CtxforgeError):
         run_engines(tmp_path / "model", ("transformers",), tokens=8)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_with_its_own_code_is_not_judged(tmp_path: Path) -> None:
+    shutil.copytree(BUNDLED, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    loaded = {**json.loads(path.read_text()), "ctxforge": {"system": "xpos", "parameters": {}}}
+    path.write_text(json.dumps(loaded))
+    [result] = run_engines(tmp_path / "model", ("transformers",), tokens=8)
+    assert result.status == "can't tell"
+    assert "xpos" in result.detail
 
 
 def test_the_readings_are_what_they_are_called(tmp_path: Path) -> None:

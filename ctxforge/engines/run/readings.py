@@ -24,10 +24,11 @@ _SAME = 1e-9
 def readings(geometry: RopeGeometry) -> dict[str, Tables]:
     """Tables by name: the planned ones, and each misreading that differs from them.
 
-    Empty for rotations that follow the running length or need custom code: no table stands for those.
+    For rotations that follow the running length no table stands for the plan: the plain ones alone, as controls.
     """
-    if any(group.in_force.length_dependent or group.in_force.code is not None for group in geometry.groups):
-        return {}
+    if any(group.in_force.length_dependent for group in geometry.groups):
+        misread = _misreadings(geometry)
+        return {name: misread[name] for name in CONTROLS if name == UNSCALED or misread[name] != misread[UNSCALED]}
     planned = {_key(group): _table(group) for group in geometry.groups}
     found = {PLANNED: planned}
     for name, tables in _misreadings(geometry).items():

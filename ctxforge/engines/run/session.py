@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ctxforge.engines.run.compare import compare
 from ctxforge.engines.run.discover import python_for
-from ctxforge.engines.run.readings import readings
+from ctxforge.engines.run.reference import Planned, bundled_text, read_plan, run_reference
 from ctxforge.engines.run.table import RUNNERS, Runner, find_runner
 from ctxforge.engines.run.types import Progress, RunResult, Status
 from ctxforge.engines.run.worker import Answer, WorkerError, ask
-from ctxforge.errors import CheckpointError, CtxforgeError, UsageError
-from ctxforge.rope import understand
+from ctxforge.errors import UsageError
 
 DEFAULT_TOKENS = 512
 TIMEOUT_SECONDS = 900.0
@@ -55,29 +53,30 @@ def run_engines(
     if tokens < 2:
         raise UsageError(f"{tokens} tokens hold nothing to compare", "compare over 2 tokens or more")
     folder = folder.resolve()
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json", "give a checkpoint's folder")
+    planned = read_plan(folder)
+    if planned.code is not None:
+        why = f"the checkpoint brings its own code ({planned.code}), which is not run here"
+        return [_without(row, "can't tell", why) for row in rows]
     pythons = {row.name: python_for(row) for row in rows}
     tell = progress or (lambda _what, _done, _total: None)
     total = 1 + sum(python is not None for python in pythons.values())
-    results: dict[str, RunResult] = {}
-    tell("reference", 0, total)
-    tables, length, remark = _plan(folder)
+    results: list[RunResult] = []
     reference: Answer | None = None
-    done = 1
+    done = 0
     for row in rows:
         python = pythons[row.name]
         if python is None:
             hint = f"{row.install}; or name its Python in {row.variable}"
-            results[row.name] = _without(row, "not installed", hint)
+            results.append(_without(row, "not installed", hint))
             continue
         if reference is None:
-            reference = _reference(folder, text or _bundled_text(), min(tokens, length or tokens), tables, seconds)
-        tell(row.name, done, total)
-        results[row.name] = _run(row, python, folder, reference, length, gguf, seconds, remark)
+            tell("reference", done, total)
+            reference = run_reference(folder, text or bundled_text(), tokens, planned, seconds)
         done += 1
+        tell(row.name, done, total)
+        results.append(_run(row, python, folder, reference, planned, gguf, seconds))
     tell("done", total, total)
-    return [results[row.name] for row in rows]
+    return results
 
 
 def _run(
@@ -85,10 +84,9 @@ def _run(
     python: str,
     folder: Path,
     reference: Answer,
-    length: int | None,
+    planned: Planned,
     gguf: Path | None,
     seconds: float,
-    remark: str,
 ) -> RunResult:
     request: dict[str, Any] = {"folder": str(folder), "ids": list(reference.ids)}
     if gguf is not None and row.name == "llama.cpp":
@@ -97,48 +95,8 @@ def _run(
         answer = ask(python, row.worker, request, seconds=seconds)
     except WorkerError as error:
         return _without(row, "failed", str(error))
-    result = compare(row, answer, reference, length)
-    if not remark:
-        return result
-    fields = {**vars(result), "detail": "; ".join(part for part in (result.detail, remark) if part)}
-    return RunResult(**fields)
-
-
-def _reference(folder: Path, text: str, tokens: int, tables: Mapping[str, Any], seconds: float) -> Answer:
-    """transformers 5 in this environment: the tokens, and their log-probabilities under every reading."""
-    row = RUNNERS["transformers"]
-    python = python_for(row)
-    if python is None:
-        raise UsageError("the reference needs transformers 5", row.install)
-    request = {"folder": str(folder), "text": text, "tokens": tokens, "readings": tables}
-    try:
-        return ask(python, row.worker, request, seconds=seconds)
-    except WorkerError as error:
-        raise CheckpointError(
-            f"transformers 5 can't run {folder}: {error}", "without a reference no engine can be compared"
-        ) from None
-
-
-def _plan(folder: Path) -> tuple[dict[str, Any], int | None, str]:
-    """Rotary tables by reading, the configured length, and a remark where no table of ours stands for the config."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}", "repair config.json") from None
-    try:
-        geometry = understand(config)
-    except CtxforgeError as error:
-        return {}, None, f"compared with transformers' own reading: {error.cause}"
-    tables = readings(geometry)
-    remark = "" if tables else "compared with transformers' own reading: it is no fixed table"
-    return tables, geometry.max_position_embeddings, remark
-
-
-def _bundled_text() -> str:
-    import ctxforge
-
-    return Path(ctxforge.__file__).with_name("bundled").joinpath("text.txt").read_text(encoding="utf-8")
+    result = compare(row, answer, reference, planned.length)
+    return replace(result, detail="; ".join(part for part in (result.detail, planned.remark) if part))
 
 
 def _without(row: Runner, status: Status, detail: str) -> RunResult:

@@ -1,0 +1,100 @@
+"""What engines are compared with: transformers 5, its rotary tables replaced by what our reader makes of the config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ctxforge.engines.run.discover import python_for
+from ctxforge.engines.run.readings import PLANNED, Tables, readings
+from ctxforge.engines.run.table import RUNNERS
+from ctxforge.engines.run.worker import Answer, WorkerError, ask
+from ctxforge.errors import CheckpointError, CtxforgeError, UsageError
+from ctxforge.rope import understand
+from ctxforge.rope.custom_code import find_code
+from ctxforge.rope.types import RopeGeometry
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a folder's config means.
+
+    Attributes:
+        tables: rotary tables by reading, see `readings.readings`.
+        length: the longest prompt that the config means, in tokens; None where our reader can't tell.
+        remark: why the reference is transformers' own reading, where it is.
+        code: the name of the checkpoint's own code, which is not run here.
+    """
+
+    tables: Mapping[str, Tables] = field(default_factory=dict)
+    length: int | None = None
+    remark: str = ""
+    code: str | None = None
+
+
+def read_plan(folder: Path) -> Planned:
+    """What the config of `folder` means.
+
+    Raises:
+        CheckpointError: there is no config.json, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}", "give a checkpoint's folder") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is no JSON object", "repair config.json")
+    code = find_code(config)
+    if code is not None:
+        return Planned(code=code.name)
+    try:
+        geometry = understand(config)
+    except CtxforgeError as error:
+        return Planned(remark=f"compared with transformers' own reading: {error.cause}")
+    tables = readings(geometry)
+    remark = "" if PLANNED in tables else "compared with transformers' own reading: it is no fixed table"
+    return Planned(tables, _length(geometry), remark)
+
+
+def _length(geometry: RopeGeometry) -> int:
+    """max_position_embeddings, times the factor for `dynamic`, which keeps the original length there."""
+    factors: list[float] = [1.0]
+    for group in geometry.groups:
+        form = group.in_force.form
+        if form is not None and form.type == "dynamic":
+            factor = form.parameters["factor"]
+            assert isinstance(factor, int | float)
+            factors.append(float(factor))
+    return int(geometry.max_position_embeddings * max(factors))
+
+
+def run_reference(folder: Path, text: str, tokens: int, planned: Planned, seconds: float) -> Answer:
+    """The tokens of `text`, and their log-probabilities under every reading.
+
+    Raises:
+        UsageError: this environment has no transformers 5.
+        CheckpointError: transformers can't run the folder.
+    """
+    row = RUNNERS["transformers"]
+    python = python_for(row)
+    if python is None:
+        raise UsageError("the reference needs transformers 5", row.install)
+    count = tokens if planned.length is None else min(tokens, planned.length)
+    request: dict[str, Any] = {"folder": str(folder), "text": text, "tokens": count, "readings": dict(planned.tables)}
+    try:
+        return ask(python, row.worker, request, seconds=seconds)
+    except WorkerError as error:
+        raise CheckpointError(
+            f"transformers 5 can't run {folder}: {error}", "without a reference no engine can be compared"
+        ) from None
+
+
+def bundled_text() -> str:
+    """The beginning of Jane Austen's *Persuasion*, 200 KB."""
+    import ctxforge
+
+    return Path(ctxforge.__file__).with_name("bundled").joinpath("text.txt").read_text(encoding="utf-8")
