@@ -86,9 +86,14 @@ def _is_default(spec: Spec) -> bool:
 
 
 def _yarn(spec: Spec) -> tuple[str, ...]:
-    if spec.values.get("truncate") is False:
-        return ("yarn, truncate false",) if spec.values.get("attention_factor") is None else ()
-    return ("yarn", "yarn, folded") if _is_default(spec) else ("yarn, exact",)
+    if _is_default(spec):
+        return ("yarn", "yarn, folded")
+    if spec.values.get("mscale"):
+        return ()
+    untruncated, hot = spec.values.get("truncate") is False, spec.values.get("attention_factor") is not None
+    if untruncated and hot:
+        return ()
+    return ("yarn, truncate false",) if untruncated else ("yarn, exact",)
 
 
 def _longrope(context: Context, spec: Spec) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from ctxforge.engines.types import Context, Engine, EngineReport, EngineVerdict,
 from ctxforge.errors import CtxforgeError
 
 _TRUST = "trust_remote_code=True"
+_LATENT_KEY = "qk_rope_head_dim"
 
 
 def report(
@@ -74,6 +75,8 @@ def _judge(engine: Engine, context: Context) -> tuple[Verdict, str, tuple[str, .
         return absent
     if context.scheme != "rope":
         return "honours", _POSITIONS[context.scheme], ()
+    if _LATENT_KEY in context.inner and engine.name != "transformers":
+        return "unknown", "latent attention (MLA): it scales the softmax too, and that was not read", ()
     try:
         reading = engine.read(context)
     except CtxforgeError as error:

@@ -22,6 +22,7 @@ _READS_DIVISORS = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM",
 # Classes whose converter derives from LlamaModel and writes llama3's divisors, with another graph.
 _WRITES_DIVISORS = ("SmolLM3ForCausalLM", "GraniteForCausalLM", "ApertusForCausalLM", "ArceeForCausalLM")
 _DEFAULT_BASE = 10000.0
+_PATCH = "`ctxforge gguf` writes what was lost into a converted file"
 _GEMMA3 = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
 _PHI3 = ("Phi3ForCausalLM", "PhiMoEForCausalLM")
 
@@ -67,13 +68,12 @@ def _table(context: Context, spec: Spec) -> Rotary:
 
 
 def _remarks(context: Context, spec: Spec) -> tuple[str, ...]:
+    patch = (_PATCH,) if context.class_name in _READS_DIVISORS else ()
     if spec.rope_type == "yarn":
         found = _YARN.remarks(spec)
-        return (*found, "`ctxforge gguf` writes them into a converted file") if found else ()
+        return (*found, *patch) if found else ()
     if spec.rope_type == "longrope":
-        line = "conversion loses the factor lists: only the Phi-3 and MiniCPM classes write them"
-        patched = context.class_name in _READS_DIVISORS
-        return (line, "`ctxforge gguf` writes them into a converted file") if patched else (line,)
+        return ("conversion loses the factor lists: only the Phi-3 and MiniCPM classes write them", *patch)
     if spec.rope_type == "llama3" and context.class_name not in _READS_DIVISORS:
         return ("only the Llama classes write llama3's divisors",)
     if spec.rope_type in ("dynamic", "proportional"):

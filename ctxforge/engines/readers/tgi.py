@@ -25,8 +25,10 @@ _FOLLOWS = "keeps the NTK table of the longest request so far for every later on
 def read(context: Context) -> Reading:
     """3.3."""
     if kind_of("tgi", context.model_type) is None:
+        if kind_of("transformers 4.51", context.model_type) is None:
+            return Reading(refusal=f"neither it nor transformers 4.51 has {context.model_type}")
         found = transformers4.read_middle(context)
-        return replace(found, notes=("falls back to transformers 4.51, where that has the model",))
+        return replace(found, notes=("falls back to transformers 4.51's own model code",))
     refused = legacy_refusal(context.inner, context.model_type)
     if refused is not None:
         return Reading(refusal=f"transformers 4.51 does not admit the rope type {refused} for {context.model_type}")

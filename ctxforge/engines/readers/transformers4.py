@@ -60,21 +60,24 @@ def read_first(context: Context) -> Reading:
     return Reading(tables, remarks=tuple(remarks), refusal=found.refusal)
 
 
-def _engine(versions: str, tag: str, read: Callable[[Context], Reading], run: str | None = None) -> Engine:
+def _engine(
+    versions: str, tag: str, read: Callable[[Context], Reading], classes: str, run: str | None = None
+) -> Engine:
     return Engine(
         name="transformers",
         versions=versions,
         source=f"huggingface/transformers@{tag}:src/transformers/modeling_rope_utils.py",
         read=read,
         serve=snippet,
-        fallback="transformers",
+        classes=classes,
+        by_model_type=True,
         code="the code in the checkpoint is written for transformers 5.12 and later; 4.57 has run it, unsupported",
         runs=None if run is None else ("transformers-4", run),
     )
 
 
 ENGINES = (
-    _engine("4.55 - 4.57", "v4.57.6", read_last, "transformers 4.57"),
-    _engine("4.51 - 4.54", "v4.54.1", read_middle),
-    _engine("4.43 - 4.50", "v4.50.3", read_first),
+    _engine("4.55 - 4.57", "v4.57.6", read_last, "transformers 4.57", "transformers 4.57"),
+    _engine("4.51 - 4.54", "v4.54.1", read_middle, "transformers 4.54"),
+    _engine("4.43 - 4.50", "v4.50.3", read_first, "transformers 4.50"),
 )
