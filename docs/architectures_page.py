@@ -22,6 +22,7 @@ _WINDOWS = {
     "first-of": "alternating",
     "cycle": "alternating",
     "indices": "none",
+    "marked": "chunks",
     "listed": "as layer_types lists",
 }
 

@@ -134,16 +134,16 @@ def _dealt(config: Mapping[str, Any], architecture: Architecture, layers: int) -
         found = [second if window is not None and i >= period else first for i in range(layers)]
     elif row.rule == "before-layer":
         found = [second if window is not None and i < period and (i + 1) % 2 else first for i in range(layers)]
+    elif row.rule == "marked":
+        marked = _marked(config, architecture, layers)
+        found = [second if i in marked else first for i in range(layers)]
     elif row.rule == "window":
         found = [second if window is not None else first] * layers
     else:
         found = [first] * layers
-    aliases = dict(row.aliases)
-    full = aliases.get("full_attention", "full_attention")
-    for i in range(min(row.full_first, layers)):
-        found[i] = full
+    found[: len(row.first)] = row.first[:layers]
     if row.full_last and layers:
-        found[-1] = full
+        found[-1] = "full_attention"
     return tuple(found)
 
 

@@ -110,7 +110,7 @@ HYBRID: dict[str, Architecture] = {
     ),
     "lfm3": Architecture(
         default_base=1_000_000.0,
-        layers=Layers("cycle", ("sliding_attention", "conv", "full_attention", "conv")),
+        layers=Layers("cycle", ("sliding_attention", "conv", "full_attention", "conv"), first=("conv",)),
         default_window=256,
         default_head_dim=128,
         tables=(

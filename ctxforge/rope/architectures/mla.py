@@ -24,7 +24,7 @@ _DOTS3 = Architecture(
     layers=Layers(
         "cycle",
         ("sliding_attention", "indexed_attention", "sliding_attention", "sliding_attention"),
-        full_first=2,
+        first=("indexed_attention", "indexed_attention"),
         aliases=(("full_attention", "indexed_attention"),),
     ),
     default_window=512,

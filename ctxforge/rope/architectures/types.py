@@ -43,12 +43,12 @@ class Layers:
             of each `period` is; `cycle` the kinds repeat; `indices` those in the list at `key` are of the second kind;
             `from-layer` the second kind from the count at `key` on, when a window is in use; `before-layer` the second
             kind at every other layer below the count at `key`; `window` the second kind everywhere, when a window is
-            set; `listed` the config must list them.
+            set; `marked` the second kind in layers marked as without RoPE; `listed` the config must list them.
         kinds: the kinds that the rule deals out.
         period, key: its number, and the config key that overrides it.
         list_key: where the config lists the types.
-        full_first, full_last: how many of the first layers, and whether the last one, are of kind `full_attention`
-            whatever the rule says.
+        first: the kinds of the first layers, whatever the rule says.
+        full_last: the last layer is of kind `full_attention`, whatever the rule says.
         with_mlp: the list names feed-forward blocks as layers too (`mlp`), and num_hidden_layers counts them.
         aliases: names in the list that stand for others.
     """
@@ -58,7 +58,7 @@ class Layers:
     period: int = 0
     key: str | None = None
     list_key: str = "layer_types"
-    full_first: int = 0
+    first: tuple[str, ...] = ()
     full_last: bool = False
     with_mlp: bool = False
     aliases: tuple[tuple[str, str], ...] = ()

@@ -130,7 +130,7 @@ WINDOWED: dict[str, Architecture] = {
         layers=Layers(
             "cycle",
             ("sliding_attention", "full_attention", "sliding_attention", "sliding_attention"),
-            full_first=2,
+            first=("full_attention", "full_attention"),
             full_last=True,
         ),
         default_window=513,
@@ -191,7 +191,7 @@ WINDOWED: dict[str, Architecture] = {
     "llama4_text": Architecture(
         default_base=500_000.0,
         unrotated=("no_rope_layers", "no_rope_layer_interval", 4),
-        layers=Layers("all", ("chunked_attention",)),
+        layers=Layers("marked", ("chunked_attention", "full_attention")),
         window_key="attention_chunk_size",
         default_window=8192,
         default_head_dim=128,
@@ -213,7 +213,7 @@ WINDOWED: dict[str, Architecture] = {
         legacy_scaling=False,
     ),
     "mimo_v2_flash": Architecture(
-        layers=Layers("every", ("sliding_attention", "full_attention"), 6, full_first=1),
+        layers=Layers("every", ("sliding_attention", "full_attention"), 6, first=("full_attention",)),
         default_window=129,
         default_head_dim=192,
         fraction_key="partial_rotary_factor",

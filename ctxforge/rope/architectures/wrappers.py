@@ -32,7 +32,7 @@ WRAPPERS: dict[str, Architecture] = {
     ),
     "emu3_text_model": _EMU3,
     "fuyu": _wrapped(PARTIAL["persimmon"]),
-    "got_ocr2": _wrapped(replace(LLAMA_LIKE["qwen2"], default_base=1_000_000.0)),
+    "got_ocr2": _wrapped(LLAMA_LIKE["qwen2"]),
     "llama4": _wrapped(WINDOWED["llama4_text"]),
     "mllama": _wrapped(_MLLAMA),
     "mllama_text_model": _MLLAMA,
