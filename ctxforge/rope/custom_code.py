@@ -67,7 +67,6 @@ SERVED: dict[str, str] = {
     "persimmon": "Persimmon",
     "phi": "Phi",
     "phi3": "Phi3",
-    "phi4_multimodal": "Phi4Multimodal",
     "phimoe": "Phimoe",
     "qwen2": "Qwen2",
     "qwen2_moe": "Qwen2Moe",

@@ -24,7 +24,7 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.modeling_utils import AttentionInterface
+from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
 try:  # transformers 5: names and shapes of stored weights that differ from the module's
     from transformers import conversion_mapping
@@ -138,6 +138,19 @@ def hand_out_identity(_rotary: nn.Module, _args: Any, output: Any) -> Any:
     """Forward hook of a rotary module: cos 1, sin 0, whatever it computed."""
     cos, sin = output
     return torch.ones_like(cos), torch.zeros_like(sin)
+
+
+def refuse_changed(model: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of the model: its attention is still ours, and nothing is asked that it cannot give.
+
+    Raises:
+        RuntimeError: the attention implementation was changed behind our back.
+        NotImplementedError: attention weights were asked for.
+    """
+    name = model.config.ctxforge["attention"]
+    _refuse_replaced(model.config._attn_implementation, name)
+    if kwargs.get("output_attentions"):
+        raise NotImplementedError(f"{name} returns no attention weights")
 
 
 def bring_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -333,7 +346,8 @@ def _explicit_attention(
 ) -> torch.Tensor:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = (query @ key.transpose(2, 3)).float() * call.scaling
+    scores = query @ key.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * call.scaling
     if call.softcap is not None:
         scores = call.softcap * torch.tanh(scores / call.softcap)
     if bias is not None:
@@ -343,7 +357,7 @@ def _explicit_attention(
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     if call.sinks is not None:
-        sinks = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        sinks = call.sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         weights = torch.cat((scores, sinks), dim=-1).softmax(dim=-1)[..., :-1]
     else:
         weights = scores.softmax(dim=-1)
@@ -411,6 +425,9 @@ class ServedModel:
         _refuse_replaced(config._attn_implementation, system.name)
         super().__init__(config, *args, **kwargs)
         system(settings, config.num_hidden_layers).wire(self)
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                module.register_forward_pre_hook(refuse_changed, with_kwargs=True)
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse any other than ours."""

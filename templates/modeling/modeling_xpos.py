@@ -93,13 +93,14 @@ class XPos(RotarySystem):
         """Rotate and scale about the middle of the queries' positions, row by row."""
         frequencies, temperature = self.frequencies(module)
         pairs = frequencies.shape[0]
-        index = torch.arange(pairs, device=frequencies.device, dtype=torch.float32)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        index = torch.arange(pairs, device=frequencies.device, dtype=precise)
         decay = torch.log((2 * index + 0.8 * pairs) / (2.8 * pairs))
         lowest, highest = positions.amin(dim=1, keepdim=True), positions.amax(dim=1, keepdim=True)
         centre = (lowest + highest) // 2
-        ahead = ((positions - centre) / self.scale_base)[..., None] * decay
+        ahead = ((positions - centre).to(precise) / self.scale_base)[..., None] * decay
         # Keys past the newest query are hidden; without the bound their scale could overflow and turn 0 * inf to nan.
-        behind = ((centre - torch.minimum(key_positions, highest)) / self.scale_base)[..., None] * decay
+        behind = ((centre - torch.minimum(key_positions, highest)).to(precise) / self.scale_base)[..., None] * decay
         query = rotate(query, positions, frequencies, interleaved=self.interleaved, amplitude=ahead.exp() * temperature)
         key = rotate(
             key, key_positions, frequencies, interleaved=self.interleaved, amplitude=behind.exp() * temperature
