@@ -5,6 +5,7 @@ A form names how config.json expresses a rotation; docs/engines.md has one row f
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -121,3 +122,11 @@ def make(case: Case, source: str | Path, to: str, out: Path) -> Path:
 def clear(folder: Path) -> None:
     """Remove a finished case's folder."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def emitted_config(case: Case) -> Config:
+    """config.json of `case` on the bundled model, extended to four times its length."""
+    config = copy.deepcopy(ctxforge.plan("bundled", method=case.method, to="4x", **case.options).lowered.config)
+    if case.edit is not None:
+        case.edit(config)
+    return config

@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dic
     engines = options.engines.split(",") if options.engines else [*RUNNERS, PATCHED]
     names = options.forms.split(";") if options.forms else [c.form for c in CASES] if bundled else list(MAIN_FORMS)
     for case in (case for case in CASES if case.form in names):
-        with tempfile.TemporaryDirectory(prefix="engines-", dir=ROOT.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix="engines-", dir=scratch_folder()) as scratch:
             folder = make(case, source(options.model), to, Path(scratch) / "model")
             for result in run(folder, engines, tokens, Path(scratch)):
                 row = as_row(case, result, folder, options.model, tokens)
@@ -64,6 +64,13 @@ def measure(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dic
         document = {"about": "written by benchmarks/engines.py; differences of log-probabilities in nats", "rows": rows}
         MEASURED.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return rows
+
+
+def scratch_folder() -> Path:
+    """On the disk of the repository and of the bundled model, so that weights can be hardlinked."""
+    folder = ROOT / ".cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def run(folder: Path, engines: list[str], tokens: int, scratch: Path) -> list[RunResult]:

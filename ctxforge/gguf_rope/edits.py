@@ -38,8 +38,12 @@ class RopeEdits:
     removed: tuple[str, ...]
 
 
-def rope_edits(header: Header, config: Mapping[str, Any], name: str) -> RopeEdits:
+def rope_edits(
+    header: Header, config: Mapping[str, Any], name: str, graphs: tuple[str, ...] | None = MEASURED
+) -> RopeEdits:
     """What gives the file `name` with this header the rotation of `config` (a config.json, parsed).
+
+    `graphs` are the architectures to accept, None for any.
 
     Raises:
         UnsupportedError: an architecture whose graph is not known to use the tensor, more than one rotary table, a
@@ -47,10 +51,10 @@ def rope_edits(header: Header, config: Mapping[str, Any], name: str) -> RopeEdit
         CheckpointError: the file was converted from another model.
     """
     architecture = header.value("general.architecture")
-    if architecture not in MEASURED:
+    if graphs is not None and architecture not in graphs:
         raise UnsupportedError(
             f"{name}: llama.cpp's graph for {architecture!r} does not read {TENSOR}",
-            f"it is measured for {', '.join(MEASURED)}; choose a method that conversion keeps (ctxforge engines DIR)",
+            f"it is measured for {', '.join(graphs)}; choose a method that conversion keeps (ctxforge engines DIR)",
         )
     if header.value("split.count") not in (None, 0, 1):
         raise UnsupportedError(

@@ -13,7 +13,7 @@ from ctxforge.checkpoint.files import BLOCK, open_regular, pread_exact
 from ctxforge.checkpoint.local import read_json
 from ctxforge.checkpoint.staging import FILE_MODE, sync, writing
 from ctxforge.errors import CheckpointError, UsageError
-from ctxforge.gguf_rope.edits import TENSOR, RopeEdits, rope_edits
+from ctxforge.gguf_rope.edits import MEASURED, TENSOR, RopeEdits, rope_edits
 from ctxforge.gguf_rope.header import TYPE_F32, Header, Record, parse_header
 
 Progress = Callable[[int, int], None]
@@ -30,7 +30,13 @@ class Patched:
 
 
 def patch_gguf(
-    file: Path, like: Path, out: Path, *, overwrite: bool = False, progress: Progress | None = None
+    file: Path,
+    like: Path,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    graphs: tuple[str, ...] | None = MEASURED,
+    progress: Progress | None = None,
 ) -> Patched:
     """Copy `file` to `out` so that llama.cpp rotates as the config of the folder `like` says.
 
@@ -42,6 +48,7 @@ def patch_gguf(
         like: the checkpoint's folder.
         out: the file to write.
         overwrite: replace an existing `out`, at the very end.
+        graphs: GGUF architectures to accept; None for any, to measure whether llama.cpp's graph reads the tensor.
         progress: called with (bytes done, bytes in all).
 
     Raises:
@@ -61,7 +68,7 @@ def patch_gguf(
             header = parse_header(mapped, file.name)
         if header.size > size:
             raise CheckpointError(f"{file} ends before its data", "convert the checkpoint again")
-        edits = rope_edits(header, config, file.name)
+        edits = rope_edits(header, config, file.name, graphs)
         staging = out.parent / f".{out.name}.ctxforge-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             with writing(out.parent, size):

@@ -44,7 +44,8 @@ def convert(folder: Path, method: str, edit: Callable[[dict[str, Any]], None] | 
 
 def run(engine: str, folder: Path, **options: Any) -> RunResult:
     [result] = run_engines(folder, (engine,), tokens=TOKENS, **options)
-    assert result.control_difference is None or result.control_difference > 1
+    # A misread config would differ by a hundred tolerances or more, so that an agreement means something.
+    assert result.control_difference is None or result.control_difference > 0.2
     return result
 
 

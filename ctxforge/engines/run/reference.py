@@ -83,7 +83,8 @@ def run_reference(folder: Path, text: str, tokens: int, planned: Planned, second
     python = python_for(row)
     if python is None:
         raise UsageError("the reference needs transformers 5", row.install)
-    count = tokens if planned.length is None else min(tokens, planned.length)
+    # Engines want room for the one token that they generate.
+    count = tokens if planned.length is None else min(tokens, planned.length - 1)
     request: dict[str, Any] = {"folder": str(folder), "text": text, "tokens": count, "readings": dict(planned.tables)}
     try:
         return ask(python, row.worker, request, seconds=seconds)

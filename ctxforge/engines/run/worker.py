@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ from ctxforge.errors import one_line
 
 _WORKERS = Path(__file__).with_name("workers")
 _LONGEST_LINE = 300
+_NAMES_ERROR = re.compile(r"\berror\b", re.IGNORECASE)
 # Engines must neither reach for the network nor report home, and another environment must not see our modules.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -107,7 +109,7 @@ def _read(answered: Path, log: Path) -> Answer:
     except (OSError, ValueError):
         raise WorkerError(one_line(f"no answer: {_last_line(log)}")) from None
     if "error" in found:
-        raise WorkerError(one_line(str(found["error"]))[:_LONGEST_LINE])
+        raise WorkerError(_cause(one_line(str(found["error"])), log))
     positions = found["positions"]
     return Answer(
         version=found["version"],
@@ -118,6 +120,14 @@ def _read(answered: Path, log: Path) -> Answer:
         },
         facts=found.get("facts", {}),
     )
+
+
+def _cause(error: str, log: Path) -> str:
+    """The error, and the last line in which the engine's own log names one: bindings often pass on less."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    named = [one_line(line) for line in lines if _NAMES_ERROR.search(line)]
+    more = f" ({named[-1]})" if named and named[-1] not in error and error not in named[-1] else ""
+    return (error[:_LONGEST_LINE] + more)[: 2 * _LONGEST_LINE]
 
 
 def _last_line(log: Path) -> str:

@@ -17,14 +17,14 @@ from protocol import Answer, Request, serve
 
 
 def work(request: Request) -> Answer:
-    """Log-probabilities of the tokens at `positions` (default: 32 of them, evenly spaced, the last one included)."""
+    """Log-probabilities of the tokens at `positions` (default: 64 of them, evenly spaced, the last one included)."""
     facts: dict[str, Any] = {}
     version = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
     if "convert_to" in request:
         _convert(request["folder"], request["convert_to"], facts)
         return {"version": version, "positions": [], "logprobs": [], "facts": facts}
     ids = request["ids"]
-    count = min(request.get("positions") or 32, len(ids) - 1)
+    count = min(request.get("positions") or 64, len(ids) - 1)
     positions = sorted({(len(ids) - 1) * (k + 1) // count for k in range(count)})
     with tempfile.TemporaryDirectory() as scratch:
         path = request.get("gguf")
