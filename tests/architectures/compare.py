@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from ctxforge.rope import GroupPlan, RopeGeometry, RopeGroup, Rotation
 from tests.architectures.measure import Layer, Measured, Turn, pooled_alike
-from tests.architectures.replay import Scaled
+from tests.architectures.replay import Replayed, Scaled
 
 TOLERANCE = 1e-5
 # Radians a token: below this a pair stands still.
 _STILL = 1e-20
+# Two runs of the same arithmetic in float32 may differ by this, relative.
+_ROUNDING = 1e-6
 
 
 def frequencies(base: float, rotated_dims: int, rotation: Rotation) -> tuple[float, ...]:
@@ -70,33 +72,53 @@ def _turn(turn: Turn, wanted: tuple[float, ...]) -> list[str]:
     if turn.rotated_dims != 2 * len(wanted):
         return [f"rotates {turn.rotated_dims} dimensions, said {2 * len(wanted)}"]
     for i, (measured, said) in enumerate(zip(turn.frequencies, wanted, strict=True)):
-        if abs(measured - said) > TOLERANCE * said:
+        if abs(measured - said) > max(TOLERANCE * said, _STILL):
             return [f"turns pair {i} by {measured:.7g} a token, said {said:.7g}"]
     return []
 
 
-def temperatures(measured: Measured, scaled: list[Scaled], groups: Iterable[GroupPlan]) -> list[str]:
-    """a of each layer's q.k: the tables' own, times the square root of what the weights carry, against the plan's."""
+def temperatures(
+    measured: Measured, replayed: Replayed, groups: Iterable[GroupPlan], *, normed: bool = False
+) -> list[str]:
+    """a of each layer's q.k against the plan's: the tables' own, and the square root of what the weights carry.
+
+    Args:
+        measured, replayed: of the converted model.
+        groups: the plan's.
+        normed: a norm follows the rotation, which cancels whatever factor comes to it; its own weights carry a.
+    """
     by_layer = {layer: group for group in groups for layer in group.layers}
-    calls = _by_module(scaled)
+    before, behind = _by_module(replayed.rotary), _by_module(replayed.attention)
     lines = []
     for layer in measured.layers:
         group = by_layer.get(layer.index)
         planned = 1.0 if group is None else group.rotation.temperature
         for turn in layer.main:
-            for module, factors in calls.get(layer.module, {}).items():
+            for module, factors in before.get(layer.module, {}).items():
                 if module in layer.others:
                     continue
                 where = f"layer {layer.index} {module}".rstrip()
                 carried = _carried(factors, range(turn.first, turn.first + turn.rotated_dims))
-                if isinstance(carried, str):
-                    lines.append(f"{where} {carried}")
-                elif abs(turn.temperature * carried**0.5 / planned - 1) > TOLERANCE:
+                later = _later(behind.get(layer.module, {}).get(module, []))
+                if isinstance(carried, str) or isinstance(later, str):
+                    lines += [f"{where} {words}" for words in (carried, later) if isinstance(words, str)]
+                    continue
+                a = later**0.5 * (1.0 if normed else turn.temperature * carried**0.5)
+                if abs(a / planned - 1) > TOLERANCE:
                     lines.append(
-                        f"{where} has temperature {turn.temperature * carried**0.5:.6g}"
-                        f" ({turn.temperature:.6g} of it in the tables), planned {planned:.6g}"
+                        f"{where} has temperature {a:.6g} ({turn.temperature:.6g} in the tables), planned {planned:.6g}"
                     )
     return lines
+
+
+def _later(calls: list[Factors]) -> float | str:
+    """The factor on q.k that comes from behind the rotation, of whole heads; 1 where there is none."""
+    products = [tuple(a * b for a in call[0] for b in (call[1][0],)) for call in calls]
+    values = [value for product in products for value in product] or [1.0]
+    keys = [value / call[1][0] for call in calls for value in call[1]] or [1.0]
+    if max(values) - min(values) > TOLERANCE or max(keys) - min(keys) > TOLERANCE:
+        return f"scales q or k behind the rotation unevenly: {calls}"
+    return 1.0 if abs(values[0] - 1) <= _ROUNDING else values[0]
 
 
 Factors = tuple[tuple[float, ...], ...]
@@ -118,12 +140,12 @@ def _carried(calls: list[Factors], rotated: range) -> float | str:
         for vector in call:
             inside = [vector[i] for i in rotated]
             if max(inside) - min(inside) > TOLERANCE or any(
-                abs(value - 1) > 1e-12 for i, value in enumerate(vector) if i not in rotated
+                abs(value - 1) > _ROUNDING for i, value in enumerate(vector) if i not in rotated
             ):
                 return f"scales q or k by {vector}"
             scales.append(sum(inside) / len(inside))
         factors.append(scales)
-    changed = [[scale for scale in scales if abs(scale - 1) > 1e-12] for scales in factors]
+    changed = [[scale for scale in scales if abs(scale - 1) > _ROUNDING] for scales in factors]
     if not any(changed):
         return 1.0
     if any(len(scales) > 1 for scales in changed) or (len(factors[0]) == 1 and len(calls) > 1 and all(changed)):

@@ -15,7 +15,7 @@ from ctxforge.rope import RopePlan
 from tests.architectures import tiny
 from tests.architectures.compare import against_plan, temperatures
 from tests.architectures.measure import Measured, measure
-from tests.architectures.replay import Recorded, record, replay
+from tests.architectures.replay import Recording, cancels_scale, record, replay
 from tests.architectures.watch import TOKENS
 
 TARGET_FACTOR = 4
@@ -31,8 +31,8 @@ class Source:
     length: int
     inputs: dict[str, Any] | None
     measured: Measured
-    recorded: list[Recorded]
-    logits: torch.Tensor
+    recording: Recording
+    normed: bool
 
 
 def positions(model_type: str, longest: int) -> list[int] | None:
@@ -48,12 +48,21 @@ def make_source(name: str, folder: Path) -> Source:
     given = tiny.inputs(model_type, model, TOKENS)
     config = model.config.get_text_config()
     length = getattr(config, "max_position_embeddings", None) or tiny.TRAINED
-    at = positions(model_type, length)
-    measured = measure(model, positions=at, inputs=given)
-    recorded, logits = record(model, None, given)
+    measured = measure(model, positions=positions(model_type, length), inputs=given)
+    beyond = positions(model_type, TARGET_FACTOR * length)
+    recording = record(model, beyond, given)
+    normed = cancels_scale(model, None, given)
     model.save_pretrained(folder)
     saved = json.loads((folder / "config.json").read_text())
-    return Source(model_type, folder, saved, length, given, measured, recorded, logits)
+    return Source(model_type, folder, saved, length, given, measured, recording, normed)
+
+
+def load(model_type: str, folder: Path) -> Any:
+    """The model in `folder`, as transformers' auto class gives it, or the mapping's class where that knows no type."""
+    saved = json.loads((folder / "config.json").read_text())["model_type"]
+    loader = AutoModelForCausalLM if saved in tiny.TYPES else tiny.model_class(model_type)
+    with tiny.without_timm():
+        return loader.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def converted_disagreements(source: Source, method: str, out: Path) -> tuple[RopePlan, Measured, list[str]]:
@@ -65,15 +74,16 @@ def converted_disagreements(source: Source, method: str, out: Path) -> tuple[Rop
     target = TARGET_FACTOR * source.length
     result = ctxforge.extend(source.folder, method=method, to=target, out=out)
     plan, geometry = result.conversion.plan, result.conversion.geometry
-    with tiny.without_timm():
-        model = AutoModelForCausalLM.from_pretrained(result.out, dtype=torch.float32).eval()
-    measured = measure(model, positions=positions(source.model_type, target), inputs=source.inputs)
+    model = load(source.model_type, result.out)
+    at = positions(source.model_type, target)
+    measured = measure(model, positions=at, inputs=source.inputs)
     lines = against_plan(measured, plan.groups, geometry.layout)
-    scaled, logits = replay(model, source.recorded, None, source.inputs)
-    lines += temperatures(measured, scaled, plan.groups)
+    replayed = replay(model, source.recording, at, source.inputs)
+    lines += temperatures(measured, replayed, plan.groups, normed=source.normed)
     lines += _lost(source.config, json.loads((out / "config.json").read_text()))
-    if not torch.equal(logits, source.logits):
-        worst = float((logits - source.logits).abs().max())
+    before = source.recording.logits
+    worst = float((replayed.logits - before).abs().max() / before.abs().max())
+    if worst > 1e-5:
         lines.append(f"more than the rotation changed: with the source's rotated q and k, logits differ by {worst:.3g}")
     return plan, measured, lines
 
@@ -93,7 +103,10 @@ def _lost(before: Any, after: Any, path: str = "") -> list[str]:
     lines = []
     for key, value in before.items():
         there = after.get(key) if isinstance(after, dict) else None
-        inside = "rope_parameters" in path
+        # A proportional type's fraction is how it scales; elsewhere it says how much is rotated.
+        inside = "rope_parameters" in path and not (
+            key == "partial_rotary_factor" and before.get("rope_type") == "proportional"
+        )
         if isinstance(value, dict):
             lines += _lost(value, there, f"{path}{key}.")
         elif inside and key not in _SCALING and value != there:

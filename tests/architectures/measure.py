@@ -146,6 +146,8 @@ def turn_of(matrices: torch.Tensor, positions: list[int]) -> Turn | None:
     if pooled:
         # Groups of tokens: their positions ascend in equal steps, of a size that only the model knows.
         positions = list(range(len(matrices)))
+    if len(matrices) == 1:
+        return None
     stretch = matrices[0].norm(dim=0)
     relative = torch.einsum("ai,taj->tij", matrices[0], matrices) / (stretch[:, None] * stretch[None, :])
     partners: dict[int, int] = {}

@@ -14,7 +14,7 @@ import ctxforge
 from ctxforge.pipeline import Conversion
 from ctxforge.rope import understand
 from tests.architectures.compare import against_geometry, against_plan, temperatures
-from tests.architectures.convert import Source, make_source
+from tests.architectures.convert import Source, make_source, positions
 from tests.architectures.measure import measure
 from tests.architectures.replay import replay
 
@@ -37,10 +37,10 @@ def model(source: Source, tmp_path: Path) -> Any:
 
 
 def found(model: Any, source: Source, conversion: Conversion) -> list[str]:
-    scaled, _logits = replay(model, source.recorded, None, None)
+    replayed = replay(model, source.recording, positions("llama", 256), None)
     measured = measure(model)
     plan = conversion.plan
-    return against_plan(measured, plan.groups, "half-split") + temperatures(measured, scaled, plan.groups)
+    return against_plan(measured, plan.groups, "half-split") + temperatures(measured, replayed, plan.groups)
 
 
 def test_an_honest_conversion_has_nothing_to_report(model: Any, source: Source, conversion: Conversion) -> None:

@@ -121,21 +121,34 @@ def test_a_layer_that_forgets_to_rotate_shows(monkeypatch: pytest.MonkeyPatch) -
 
 def test_replay_sees_a_scaled_query_and_any_other_edit() -> None:
     model = tiny.build("llama")
-    recorded, logits = record(model, None, None)
-    same, replayed = replay(model, recorded, None, None)
-    assert torch.equal(logits, replayed)
-    assert {factor for call in same for vector in call.factors for factor in vector} == {1.0}
+    recording = record(model, None, None)
+    same = replay(model, recording, None, None)
+    assert torch.equal(recording.logits, same.logits)
+    factors = [f for call in same.rotary + same.attention for vector in call.factors for f in vector]
+    assert factors == pytest.approx([1.0] * len(factors), abs=1e-12)
     with torch.no_grad():
         model.model.layers[1].self_attn.q_proj.weight.mul_(1.5)
-    scaled, replayed = replay(model, recorded, None, None)
-    assert torch.equal(logits, replayed)
-    assert scaled[1].factors[0] == pytest.approx([1.5] * 16)
-    assert scaled[1].factors[1] == pytest.approx([1.0] * 16)
-    assert scaled[2].factors[0] == pytest.approx([1.0] * 16)
+    scaled = replay(model, recording, None, None)
+    assert torch.equal(recording.logits, scaled.logits)
+    assert scaled.rotary[1].factors[0] == pytest.approx([1.5] * 16)
+    assert scaled.rotary[1].factors[1] == pytest.approx([1.0] * 16)
+    assert scaled.rotary[2].factors[0] == pytest.approx([1.0] * 16)
     with torch.no_grad():
-        model.model.layers[1].self_attn.v_proj.weight.mul_(1.5)
+        model.model.layers[1].mlp.up_proj.weight.mul_(1.5)
     with pytest.raises(AssertionError):
-        replay(model, recorded, None, None)
+        replay(model, recording, None, None)
+
+
+def test_replay_sees_a_factor_behind_the_rotation() -> None:
+    model = tiny.build("hunyuan_v1_dense")
+    recording = record(model, None, None)
+    with torch.no_grad():
+        model.model.layers[2].self_attn.query_layernorm.weight.mul_(1.3)
+    scaled = replay(model, recording, None, None)
+    assert torch.equal(recording.logits, scaled.logits)
+    assert scaled.rotary[2].factors[0] == pytest.approx([1.0] * 16)
+    assert scaled.attention[2].factors[0] == pytest.approx([1.3] * 16)
+    assert scaled.attention[2].factors[1] == pytest.approx([1.0] * 16)
 
 
 def test_a_norm_after_the_rotation_cancels_a_temperature() -> None:

@@ -89,6 +89,14 @@ _GPT_OSS_YARN: dict[str, Any] = {
     "truncate": False,
     "original_max_position_embeddings": TRAINED,
 }
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": TRAINED,
+}
 _QSA: dict[str, Any] = {
     "indexer_n_heads": 4,
     "indexer_kv_heads": 1,
@@ -164,6 +172,10 @@ CHANGES: dict[str, dict[str, Any]] = {
             "full_attention": {"rope_type": "default", "rope_theta": 50_000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
         },
+    },
+    "cwm": {
+        "rope_parameters": {**_LLAMA3, "rope_theta": 1_000_000.0, "factor": 16.0},
+        "max_position_embeddings": 16 * TRAINED,
     },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
@@ -252,6 +264,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
     "mimo_v2_flash": {"head_dim": 24},
     "ministral": {"head_dim": 16},
+    "ministral3": {
+        "rope_parameters": {
+            **_YARN,
+            "rope_theta": 1_000_000.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+        "max_position_embeddings": 4 * TRAINED,
+    },
     "moss_transcribe_diarize": {
         "audio_config": {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
     },
@@ -294,14 +316,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"] * 2, "sliding_window": 24},
 }
 
-_YARN: dict[str, Any] = {
-    "rope_type": "yarn",
-    "rope_theta": 10_000.0,
-    "factor": 4.0,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "original_max_position_embeddings": TRAINED,
-}
 _LONGROPE: dict[str, Any] = {
     "rope_type": "longrope",
     "rope_theta": 10_000.0,
@@ -368,7 +382,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # Variants without RoPE of types that have it.
 OTHER_POSITIONS = ("falcon:alibi",)
 # Models that number their tokens themselves, whatever position_ids says.
-OWN_POSITIONS = ("blt", "roformer")
+OWN_POSITIONS = ("blt", "minimax_m3_vl_text", "roformer")
 
 
 def _merged(defaults: dict[str, Any]) -> dict[str, Any]:

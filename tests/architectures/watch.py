@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 TOKENS = 19
 _ROTARY = re.compile(r"^_?apply_\w*(rotary|rope)\w*$")
@@ -50,6 +51,17 @@ class RotaryCall:
         return tuple(self.bound.arguments[name] for name in self.rotated)
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """A call of an attention function: what it would give, the vectors that it compares, and who calls."""
+
+    compute: Callable[[], Any]
+    query: torch.Tensor
+    key: torch.Tensor
+    place: Place
+
+
+Attend = Callable[[AttentionCall], Any]
 Answer = Callable[[RotaryCall], "tuple[torch.Tensor, ...] | None"]
 
 
@@ -57,10 +69,12 @@ Answer = Callable[[RotaryCall], "tuple[torch.Tensor, ...] | None"]
 class Watch:
     """What was seen: layers entered, look-ups (name, rows, weight), and whether an ALiBi function was called.
 
-    `answer` is asked at each rotary call, and may give the outputs to use instead of the function's.
+    `answer` is asked at each rotary call, and may give the outputs to use instead of the function's; `attend` gives
+    the outputs of each attention function that goes through transformers' interface.
     """
 
     answer: Answer
+    attend: Attend | None = None
     stack: list[str] = field(default_factory=list)
     visited: dict[str, set[int]] = field(default_factory=dict)
     lookups: list[tuple[str, torch.Tensor, torch.Tensor]] = field(default_factory=list)
@@ -83,19 +97,25 @@ def tokens(model: Any, count: int) -> torch.Tensor:
     return torch.randint(3, min(vocabulary, 90), (1, count), generator=torch.Generator().manual_seed(5))
 
 
-def run(model: Any, answer: Answer, positions: list[int] | None, inputs: dict[str, Any] | None) -> tuple[Watch, Any]:
+def run(
+    model: Any,
+    answer: Answer,
+    positions: list[int] | None,
+    inputs: dict[str, Any] | None,
+    attend: Attend | None = None,
+) -> tuple[Watch, Any]:
     """Run `model` once.
 
     Args:
         model: any causal LM of transformers.
-        answer: see `Watch`.
+        answer, attend: see `Watch`.
         positions: position ids of the tokens, ascending from 0; None leaves them to the model.
         inputs: what to call the model with instead of tokens.
 
     Returns:
         What was seen, and the logits.
     """
-    watch = Watch(answer)
+    watch = Watch(answer, attend)
     count = TOKENS if positions is None else len(positions)
     arguments: dict[str, Any] = {"input_ids": tokens(model, count), "use_cache": False}
     if inputs is not None:
@@ -126,6 +146,8 @@ def _watched(model: Any, watch: Watch) -> Iterator[None]:
                     continue
                 if _ROTARY.match(name):
                     wrapped: Any = _rotary(plain, watch)
+                elif name == "eager_attention_forward" and watch.attend is not None:
+                    wrapped = _attention(plain, watch)
                 elif "alibi" in name:
                     wrapped = _alibi(plain, watch)
                 else:
@@ -136,6 +158,9 @@ def _watched(model: Any, watch: Watch) -> Iterator[None]:
     for name, part in model.named_modules():
         hooks.append(part.register_forward_pre_hook(_enter(watch, name)))
         hooks.append(part.register_forward_hook(_leave(watch), always_call=True))
+    fused = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if watch.attend is not None:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention(fused, watch)
     embedding = torch.nn.functional.embedding
 
     def looked_up(ids: torch.Tensor, weight: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
@@ -147,6 +172,8 @@ def _watched(model: Any, watch: Watch) -> Iterator[None]:
         yield
     finally:
         torch.nn.functional.embedding = embedding
+        if watch.attend is not None:
+            ALL_ATTENTION_FUNCTIONS["sdpa"] = fused
         for hook in hooks:
             hook.remove()
         for owner, name, value in reversed(undo):
@@ -192,6 +219,18 @@ def _rotary(function: Any, watch: Watch) -> Any:
             return function(*positional, **named)
         finally:
             watch.depth -= 1
+
+    return wrapped
+
+
+def _attention(function: Any, watch: Watch) -> Any:
+    def wrapped(module: Any, query: Any, key: Any, *positional: Any, **named: Any) -> Any:
+        place = watch.place()
+        if place is None or watch.attend is None:
+            return function(module, query, key, *positional, **named)
+        return watch.attend(
+            AttentionCall(lambda: function(module, query, key, *positional, **named), query, key, place)
+        )
 
     return wrapped
 
