@@ -126,6 +126,7 @@ def understand(config: Mapping[str, Any], *, trained_length: int | None = None) 
         evidence=length.evidence,
         nothing_to_extend=reason,
         layer_heads=_heads_by_layer(inner, architecture, layers),
+        pairing=_pairing(inner, architecture),
         notes=_notes(architecture, tables),
     )
 
@@ -139,11 +140,19 @@ def _nothing_to_extend(kinds: tuple[str, ...], rotated: set[int], windowed: froz
 
 
 def _with_code(group: RopeGroup, code: CustomCode | None) -> RopeGroup:
-    return group if code is None else dataclasses.replace(group, in_force=dataclasses.replace(group.in_force, code=code))
+    if code is None:
+        return group
+    return dataclasses.replace(group, in_force=dataclasses.replace(group.in_force, code=code))
 
 
 def _not_extendable(group: RopeGroup) -> RopeGroup:
     return dataclasses.replace(group, extendable=False)
+
+
+def _pairing(config: Mapping[str, Any], architecture: Architecture) -> str | None:
+    if architecture.layout_key is None:
+        return None
+    return "interleaved" if fields.flag(config, architecture.layout_key, True) else "half-split"
 
 
 def _heads_by_layer(config: Mapping[str, Any], architecture: Architecture, layers: int) -> tuple[int, ...] | None:

@@ -58,11 +58,25 @@ def candidates(plan: RopePlan, group: GroupPlan, portability: Portability) -> It
         yield RopeForm("linear", {"factor": divisors[0]}), group.base
     if len(divisors) > 1 and divisors[1] < UNROTATED:
         yield RopeForm("default"), group.base * divisors[1] ** (group.rotated_dims / 2)
-    if portability == "transformers":
-        kept = sum(divisor < UNROTATED for divisor in divisors)
-        if kept < len(divisors) and all(divisor == 1.0 for divisor in divisors[:kept]):
-            yield RopeForm("proportional", {"partial_rotary_factor": 2 * kept / group.rotated_dims}), group.base
-    yield _lists(plan, divisors, None if portability == "widest" else rotation.temperature, portability), group.base
+    lists = _lists(plan, divisors, None if portability == "widest" else rotation.temperature, portability)
+    proportional = _proportional(divisors, group)
+    ordered = (
+        (*proportional, (lists, group.base)) if portability == "transformers" else ((lists, group.base), *proportional)
+    )
+    yield from ordered
+
+
+def _proportional(divisors: Sequence[float], group: GroupPlan) -> list[tuple[RopeForm, float]]:
+    """`proportional`, for pairs that stand still after others that share one divisor, or a changed base."""
+    kept = sum(divisor < UNROTATED for divisor in divisors)
+    if kept == len(divisors):
+        return []
+    entries: Entries = {"partial_rotary_factor": 2 * kept / group.rotated_dims}
+    if kept and max(divisors[:kept]) == min(divisors[:kept]):
+        factor: Entries = {} if divisors[0] == 1.0 else {"factor": divisors[0]}
+        return [(RopeForm("proportional", {**entries, **factor}), group.base)]
+    base = group.base * divisors[1] ** (group.rotated_dims / 2) if kept > 1 else group.base
+    return [(RopeForm("proportional", entries), base)]
 
 
 def _yarn_with_temperature(hint: RopeForm, temperature: float, scale: float) -> RopeForm:
@@ -73,9 +87,7 @@ def _yarn_with_temperature(hint: RopeForm, temperature: float, scale: float) -> 
     return RopeForm("yarn", {**hint.parameters, "attention_factor": temperature})
 
 
-def _lists(
-    plan: RopePlan, divisors: Sequence[float], temperature: float | None, portability: Portability
-) -> RopeForm:
+def _lists(plan: RopePlan, divisors: Sequence[float], temperature: float | None, portability: Portability) -> RopeForm:
     """`longrope` with equal lists.
 
     The default temperature is spelled out with the very value that every engine would compute when it is absent,

@@ -107,6 +107,7 @@ class RopeGeometry:
         evidence: how the lengths were decided, in words.
         nothing_to_extend: why rescaling this model's RoPE would do nothing; None when it would.
         layer_heads: query heads of each layer, where layers differ.
+        pairing: the layout, where the config and not the architecture alone decides it.
         notes: what else a plan's reader must know, one line each.
     """
 
@@ -124,6 +125,7 @@ class RopeGeometry:
     evidence: str
     nothing_to_extend: str | None = None
     layer_heads: tuple[int, ...] | None = None
+    pairing: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -131,7 +133,7 @@ class RopeGeometry:
         """How rotated dimensions pair up: `half-split` pairs i with i + d/2, `interleaved` pairs 2i with 2i + 1."""
         from ctxforge.rope.architectures import ARCHITECTURES
 
-        return ARCHITECTURES[self.model_type].layout
+        return self.pairing or ARCHITECTURES[self.model_type].layout
 
     @property
     def direction(self) -> int:

@@ -1,4 +1,4 @@
-"""The table of architectures against the installed transformers: a verdict for every type, the classes' own defaults."""
+"""The table of architectures against the installed transformers: a verdict for every type, the classes' defaults."""
 
 from __future__ import annotations
 

@@ -79,6 +79,10 @@ def test_deepseek_v3_keeps_its_softmax_scale() -> None:
     assert "mscale_all_dim" not in restarted.config["rope_parameters"]
 
 
+def test_pairing_that_the_config_decides() -> None:
+    assert understand({**DEEPSEEK_V3, "rope_interleave": False}).layout == "half-split"
+
+
 def test_deepseek_v2_differs_between_the_majors() -> None:
     """transformers 4.57 forgot DeepSeek-V2's softmax scale (huggingface/transformers#47435)."""
     lines = dialect_differences({**DEEPSEEK_V3, "model_type": "deepseek_v2"}, "deepseek_v2")
@@ -112,16 +116,38 @@ def test_proportional_rotates_the_first_pairs_of_the_whole_head() -> None:
     assert understand(scaled).groups[0].in_force.divisors[:65] == (2.0,) * 64 + (UNROTATED,)
 
 
-def test_an_emitted_list_keeps_unrotated_pairs_still() -> None:
-    index = tensors(model__layers__5__self_attn__q_norm__weight=(512,))
-    lowered = convert(GEMMA4, "pi", 4 * 131072, index)
+def test_gemma4_is_interpolated_in_its_own_type() -> None:
+    """longrope lists don't load where head_dim differs by layer (transformers 5.24)."""
+    lowered = convert(GEMMA4, "pi", 4 * 131072, {})
     written = lowered.config["rope_parameters"]
     assert written["sliding_attention"] == {"rope_type": "default", "rope_theta": 1e4}
-    assert written["full_attention"]["rope_type"] == "longrope"
-    assert "partial_rotary_factor" not in written["full_attention"]
-    table = read_rotations(lowered.config, "gemma4_text", "transformers 5")["full_attention"]
-    assert table.rotation.divisors[63:65] == (pytest.approx(4.0), UNROTATED)
+    assert written["full_attention"] == {
+        "rope_type": "proportional",
+        "partial_rotary_factor": 0.25,
+        "factor": 4.0,
+        "rope_theta": 1e6,
+    }
     assert "rope_scaling" not in lowered.config
+    based = convert(GEMMA4, "ntk", 4 * 131072, {}).config["rope_parameters"]["full_attention"]
+    assert based["rope_type"] == "proportional"
+    assert based["rope_theta"] > 1e6
+    # Its slowest rotating pair makes hundreds of turns within the trained length: YaRN leaves all of them alone.
+    yarn = convert(GEMMA4, "yarn", 4 * 131072, tensors(model__layers__5__self_attn__q_norm__weight=(512,)))
+    assert yarn.config["rope_parameters"]["full_attention"]["rope_type"] == "proportional"
+    assert yarn.tensors[0].rows == ((0, 512),)
+
+
+def test_an_emitted_list_keeps_unrotated_pairs_still() -> None:
+    config = {**SIZES, "model_type": "lfm3", "head_dim": 64}
+    index = tensors(model__layers__2__self_attn__q_norm__weight=(64,))
+    lowered = convert(config, "yarn", 16384, index)
+    written = lowered.config["rope_parameters"]["full_attention"]
+    assert written["rope_type"] == "longrope"
+    assert "partial_rotary_factor" not in written
+    table = read_rotations(lowered.config, "lfm3", "transformers 5")["full_attention"]
+    assert table.rotation.divisors[16:] == (UNROTATED,) * 16
+    assert table.rotation.divisors[0] == 1.0
+    assert 1.0 < table.rotation.divisors[15] <= 4.0
 
 
 def test_proportional_is_unknown_to_the_older_major() -> None:

@@ -169,7 +169,7 @@ def with_scaling(**scaling: Any) -> dict[str, Any]:
         (with_scaling(rope_type="linear"), "no factor"),
         (with_scaling(rope_type="linear", factor=0.5), "below 1"),
         (with_scaling(rope_type="longrope", short_factor=[1.0], long_factor=[1.0]), "list of 64"),
-        (with_scaling(rope_type="llama3", factor=2.0, low_freq_factor=4, high_freq_factor=1), "not above"),
+        (with_scaling(rope_type="llama3", factor=2.0, low_freq_factor=4, high_freq_factor=1), "below low_freq_factor"),
         ({**LLAMA, "rope_scaling": [1, 2]}, "not an object"),
         ({**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "contradicts itself"),
         (

@@ -51,6 +51,8 @@ _GEMMA4 = Architecture(
     ),
     default_max_position_embeddings=131072,
     query_norm=HEAD_NORM,
+    # longrope does not load where head_dim differs by layer: 5.24's check of its lists asks for one head_dim.
+    scaling_types=("default", "linear", "dynamic", "yarn", "llama3", "proportional"),
     legacy="absent",
     legacy_scaling=False,
 )

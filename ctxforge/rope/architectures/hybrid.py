@@ -127,6 +127,7 @@ HYBRID: dict[str, Architecture] = {
     ),
     "minimax": Architecture(
         default_base=1_000_000.0,
+        spell_head_dim=True,
         layers=Layers("every", ("full_attention", "linear_attention"), 2),
         default_max_position_embeddings=131072,
     ),

@@ -33,6 +33,7 @@ _PHI3 = Architecture(
 _TWO_KEYS = {"legacy_types": ("linear", "dynamic"), "legacy_keys": ("type", "factor")}
 _HUNYUAN = Architecture(
     default_max_position_embeddings=2048,
+    spell_head_dim=True,
     alpha=True,
     legacy_types=("linear",),
     legacy_keys=("type", "factor"),
@@ -118,7 +119,9 @@ LLAMA_LIKE: dict[str, Architecture] = {
         default_max_position_embeddings=4096,
         no_fold="its query is a mixture of experts' outputs",
     ),
-    "ministral": Architecture(layers=ALL_WINDOWED, default_window=4096, default_max_position_embeddings=131072),
+    "ministral": Architecture(
+        spell_head_dim=True, layers=ALL_WINDOWED, default_window=4096, default_max_position_embeddings=131072
+    ),
     "ministral3": Architecture(
         default_head_dim=128,
         default_max_position_embeddings=262144,

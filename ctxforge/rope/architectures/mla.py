@@ -16,6 +16,9 @@ _V3 = Architecture(
     query=_QUERY,
 )
 _NEW = replace(_V3, legacy="absent")
+_BY_KEY = replace(_NEW, layout_key="rope_interleave")
+# longrope does not load where head_dim differs by layer: 5.24's check of its lists asks for one head_dim.
+_LOADABLE = ("default", "linear", "dynamic", "yarn", "llama3")
 _DOTS3 = Architecture(
     rotated_key="qk_rope_head_dim",
     layout="interleaved",
@@ -32,6 +35,7 @@ _DOTS3 = Architecture(
         TableRow("indexed_attention", {"rope_theta": 80_000_000.0}, base_key="rope_theta"),
         TableRow("sliding_attention", {"rope_theta": 50_000.0}, base_key="swa_rope_theta", windowed=True),
     ),
+    scaling_types=_LOADABLE,
     legacy="absent",
     legacy_scaling=False,
     query=_QUERY,
@@ -40,9 +44,9 @@ _DOTS3 = Architecture(
 
 MLA: dict[str, Architecture] = {
     "deepseek_v2": replace(_V3, default_max_position_embeddings=2048, legacy_scales_softmax=False),
-    "deepseek_v3": _V3,
+    "deepseek_v3": replace(_V3, layout_key="rope_interleave"),
     "deepseek_v32": replace(_NEW, default_max_position_embeddings=163840, indexer=True),
-    "axk1": replace(_NEW, default_max_position_embeddings=32768),
+    "axk1": replace(_BY_KEY, default_max_position_embeddings=32768),
     "axk2": replace(
         _NEW,
         default_rotated=32,
@@ -59,7 +63,7 @@ MLA: dict[str, Architecture] = {
         default_max_position_embeddings=262144,
         query=QueryTensor(("attention.q_b_proj.weight",), instead=("attention.q_proj.weight",)),
     ),
-    "glm4_moe_lite": replace(_NEW, default_unrotated=192, default_max_position_embeddings=202752),
+    "glm4_moe_lite": replace(_BY_KEY, default_unrotated=192, default_max_position_embeddings=202752),
     "glm_moe_dsa": replace(_NEW, default_unrotated=192, default_max_position_embeddings=202752, indexer=True),
     "hy_v4": replace(
         _NEW,
@@ -87,11 +91,11 @@ MLA: dict[str, Architecture] = {
         layout="half-split",
     ),
     "sarvam_mla": replace(
-        _NEW,
+        _BY_KEY,
         aliases=(("deepseek_yarn", "yarn"),),
         query=QueryTensor(("self_attn.q_proj.weight",), instead=("self_attn.q_b_proj.weight",)),
     ),
-    "youtu": replace(_NEW, default_max_position_embeddings=131072),
+    "youtu": replace(_BY_KEY, default_max_position_embeddings=131072),
     "dots3_note_text": _DOTS3,
     "dots3_note": replace(_DOTS3, config_path=("text_config",), layer_prefixes=WRAPPED),
 }

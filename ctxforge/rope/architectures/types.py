@@ -149,7 +149,7 @@ class Architecture:
         indexer: a sparse-attention indexer rotates with the same table.
         layer_prefixes: where layer {i} may stand in the state dict; {half} counts from half of the layers on.
         config_path: keys from the config's root to the text model's config.
-        layout: how rotated dimensions pair up.
+        layout: how rotated dimensions pair up; `layout_key` a config key that is false where they are half-split.
         direction: -1 where pairs turn the other way.
         spell_head_dim: the config must name head_dim for a scaled type to load: this class keeps a null one, and
             transformers 5.24 then fails in `_compute_yarn_parameters` and its siblings.
@@ -218,6 +218,7 @@ class Architecture:
     layer_prefixes: tuple[str, ...] = ("model.layers.{layer}.",)
     config_path: tuple[str, ...] = ()
     layout: Layout = "half-split"
+    layout_key: str | None = None
     direction: int = 1
     spell_head_dim: bool = False
     notes: tuple[str, ...] = ()
