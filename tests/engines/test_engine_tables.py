@@ -14,6 +14,7 @@ from ctxforge.engines.context import make_context
 from ctxforge.engines.registry import find_engines
 from ctxforge.engines.run import RUNNERS
 from ctxforge.engines.run.discover import python_for
+from ctxforge.errors import CtxforgeError
 from tests.engines.environments import use
 from tests.engines.test_engine_rules import EXACT_LISTS, FORMS, LLAMA3, YARN, changed, emit
 
@@ -64,8 +65,8 @@ def test_tables_of_the_engines_own_code(engine: str, monkeypatch: pytest.MonkeyP
     for name, config in CONFIGS.items():
         try:
             context = make_context(config)
-        except Exception:
-            continue  # what no config means
+        except CtxforgeError:
+            continue  # it means nothing
         if engine.startswith("transformers") and name in STARTS_SHORT:
             continue
         reading, found = read(context), told[name]
@@ -74,7 +75,7 @@ def test_tables_of_the_engines_own_code(engine: str, monkeypatch: pytest.MonkeyP
             continue
         table = reading.tables[None]
         assert found["temperature"] == pytest.approx(table.temperature, abs=1e-5), name
-        assert found["frequencies"] == pytest.approx(table.frequencies, rel=1e-4, abs=1e-6), name
+        assert found["frequencies"] == pytest.approx(table.frequencies, rel=2e-4, abs=1e-9), name
         compared += 1
     assert compared >= 18
     if engine == "vllm":
