@@ -35,8 +35,7 @@ _HUNYUAN = Architecture(
     default_max_position_embeddings=2048,
     spell_head_dim=True,
     alpha=True,
-    legacy_types=("linear",),
-    legacy_keys=("type", "factor"),
+    legacy_types=("linear", "yarn", "longrope", "llama3"),
     norm_after_rotation=True,
     query_norm=QueryTensor(("self_attn.query_layernorm.weight",), "shared"),
 )
