@@ -31,6 +31,8 @@ def _table_difference(meant: Rotary, found: Rotary) -> str | None:
         return _frequencies(meant, found)
     if abs(found.temperature - meant.temperature) > TOLERANCE:
         return f"temperature {found.temperature:.5g} instead of {meant.temperature:.5g}"
+    if abs(found.softmax_scale / meant.softmax_scale - 1) > TOLERANCE:
+        return f"softmax scaled by {found.softmax_scale:.5g} instead of {meant.softmax_scale:.5g}"
     return None
 
 

@@ -9,12 +9,12 @@ from ctxforge.engines.classes import kind_of
 from ctxforge.engines.compare import difference
 from ctxforge.engines.context import make_context
 from ctxforge.engines.measured import measured
+from ctxforge.engines.peculiar import peculiarity
 from ctxforge.engines.registry import find_engines
 from ctxforge.engines.types import Context, Engine, EngineReport, EngineVerdict, Evidence, Reading, Verdict
 from ctxforge.errors import CtxforgeError
 
 _TRUST = "trust_remote_code=True"
-_LATENT_KEY = "qk_rope_head_dim"
 
 
 def report(
@@ -75,8 +75,9 @@ def _judge(engine: Engine, context: Context) -> tuple[Verdict, str, tuple[str, .
         return absent
     if context.scheme != "rope":
         return "honours", _POSITIONS[context.scheme], ()
-    if _LATENT_KEY in context.inner and engine.name != "transformers":
-        return "unknown", "latent attention (MLA): it scales the softmax too, and that was not read", ()
+    peculiar = None if engine.name == "transformers" else peculiarity(context)
+    if peculiar is not None:
+        return "unknown", f"not compared: {peculiar}", ()
     try:
         reading = engine.read(context)
     except CtxforgeError as error:

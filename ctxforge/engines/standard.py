@@ -11,11 +11,11 @@ from typing import Any
 
 from ctxforge.engines.types import Context, Spec
 from ctxforge.rope import fields
-from ctxforge.rope.architectures import Architecture
+from ctxforge.rope.architectures import Architecture, TableRow
 from ctxforge.rope.reader import ORIGINAL_KEY, max_positions, read_rotations
+from ctxforge.rope.sizes import canonical
 
 PROPORTIONAL = "proportional"
-_SPECIFIC = (PROPORTIONAL,)
 _ALIASES = {"su": "longrope"}
 
 
@@ -27,14 +27,14 @@ def specs(
     Raises:
         CheckpointError, UnsupportedError: see `read_rotations`.
     """
-    dicts = _dicts(inner, architecture, dialect)
-    tables = read_rotations(_readable(inner, dicts), model_type, dialect)
-    longest = max_positions(inner, architecture)
+    named = canonical(inner, architecture)
+    dicts = _dicts(named, architecture, dialect)
+    longest = max_positions(named, architecture)
     found: dict[str | None, Spec] = {}
-    for layer_type, table in tables.items():
+    for layer_type, table in read_rotations(_readable(inner, dicts, dialect), model_type, dialect).items():
         values = dicts.get(layer_type, {})
         found[layer_type] = Spec(
-            rope_type=type_of(values),
+            rope_type=type_of(values, architecture),
             dims=table.rotated_dims,
             base=table.base,
             original=table.original_length or longest,
@@ -50,41 +50,41 @@ def context_specs(context: Context, dialect: str) -> dict[str | None, Spec]:
     return specs(context.inner, context.model_type, context.architecture, dialect)
 
 
-def type_of(values: Mapping[str, Any]) -> str:
+def type_of(values: Mapping[str, Any], architecture: Architecture | None = None) -> str:
     """The rope type that a dict names; `default` when it names none."""
-    name = values.get("rope_type") or values.get("type") or "default"
-    return _ALIASES.get(str(name), str(name))
+    name = str(values.get("rope_type") or values.get("type") or "default")
+    aliases = {} if architecture is None else dict(architecture.aliases)
+    return aliases.get(name, _ALIASES.get(name, name))
 
 
 def _dicts(inner: Mapping[str, Any], architecture: Architecture, dialect: str) -> dict[str | None, dict[str, Any]]:
     """The rope dict of each table; empty where nothing is said."""
     legacy = fields.table(inner, "rope_scaling")
     modern = fields.table(inner, "rope_parameters") if dialect == "transformers 5" else None
+    if architecture.nested:
+        return {row.label: _of_row(row, modern, legacy) for row in architecture.tables}
     silent = modern is None and legacy is None and (dialect == "transformers 5" or "rope_scaling" not in inner)
     if silent and architecture.default_scaling is not None:
         legacy = dict(architecture.default_scaling)
-    if not architecture.nested:
-        return {None: dict(legacy or modern or {})}
-    found: dict[str | None, dict[str, Any]] = {
-        key: dict(value) for key, value in (modern or {}).items() if isinstance(value, Mapping)
-    }
-    found["full_attention"] = {**found.get("full_attention", {}), **(legacy or {})}
+    return {None: dict(legacy or modern or {})}
+
+
+def _of_row(row: TableRow, modern: Mapping[str, Any] | None, legacy: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One table's dict: its own, or the class's default, with a legacy rope_scaling merged over it."""
+    own = (modern or {}).get(row.label)
+    found = dict(own) if isinstance(own, Mapping) else dict(row.default or {})
+    if legacy is not None and row.takes_scaling:
+        found.update(legacy)
     return found
 
 
-def _readable(inner: Mapping[str, Any], dicts: Mapping[str | None, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The config with a type that `read_rotations` leaves out replaced by the plain one, for d and the base."""
-    if not any(type_of(values) in _SPECIFIC for values in dicts.values()):
+def _readable(
+    inner: Mapping[str, Any], dicts: Mapping[str | None, Mapping[str, Any]], dialect: str
+) -> Mapping[str, Any]:
+    """The config without a type that transformers 4 lacks, for d and the base: other engines read these keys alike."""
+    if dialect == "transformers 5" or all(type_of(values) != PROPORTIONAL for values in dicts.values()):
         return inner
-    return {key: _plain(value) if key.startswith("rope_") else value for key, value in inner.items()}
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    if type_of(value) in _SPECIFIC:
-        return {"rope_type": "default", **{key: value[key] for key in ("rope_theta",) if key in value}}
-    return {key: _plain(entry) for key, entry in value.items()}
+    return {key: value for key, value in inner.items() if key not in ("rope_scaling", "rope_parameters")}
 
 
 def top_level_original(inner: Mapping[str, Any], architecture: Architecture) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ctxforge.engines import formulas
-from ctxforge.engines.standard import PROPORTIONAL, specs
+from ctxforge.engines.standard import specs
 from ctxforge.engines.types import Context, Rotary
 from ctxforge.rope.architectures import Architecture
 from ctxforge.rope.reader import ORIGINAL_KEY, Table, read_rotations
@@ -37,11 +37,6 @@ def meant(inner: Mapping[str, object], model_type: str, architecture: Architectu
         CheckpointError, UnsupportedError: see `read_rotations`.
     """
     found = specs(inner, model_type, architecture, "transformers 5")
-    if any(spec.rope_type == PROPORTIONAL for spec in found.values()):
-        return {
-            key: formulas.proportional(spec) if spec.rope_type == PROPORTIONAL else formulas.plain(spec)
-            for key, spec in found.items()
-        }
     tables = read_rotations(inner, model_type, "transformers 5")
     return {key: _rotary(table, found[key].rope_type) for key, table in tables.items()}
 
@@ -57,4 +52,5 @@ def _rotary(table: Table, rope_type: str) -> Rotary:
         table.rotation.temperature,
         "no scaling" if rope_type == "default" else rope_type,
         follows,
+        table.softmax_scale,
     )

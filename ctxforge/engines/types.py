@@ -32,6 +32,7 @@ class Rotary:
         scaling: the scaling in words, for people: "no scaling", "yarn".
         follows: how the table changes with the length, in words; empty for a fixed table. Two tables that change are
             the same only where these words are.
+        softmax_scale: what the attention multiplies q.k by because of the rope dict (latent attention).
     """
 
     dims: int
@@ -40,6 +41,7 @@ class Rotary:
     temperature: float = 1.0
     scaling: str = "no scaling"
     follows: str = ""
+    softmax_scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ctxforge.engines.readers.yarn_keys import YarnKeys
 from ctxforge.engines.standard import context_specs
 from ctxforge.engines.tables import from_rotations
 from ctxforge.engines.types import Context, Engine, Reading
-from ctxforge.rope.reader import legacy_refusal, read_rotations
+from ctxforge.rope.reader import legacy_note, legacy_refusal, read_rotations
 
 _DIALECT = "transformers 4"
 # Keys as in 4.51 to 4.54; `mscale` came with 4.51.
@@ -28,27 +28,32 @@ def read_last(context: Context) -> Reading:
     """4.55 to 4.57."""
     refused = legacy_refusal(context.inner, context.model_type)
     if refused is not None:
-        return Reading(refusal=f"its config class does not admit the rope type {refused} for {context.model_type}")
-    if any(spec.rope_type == "proportional" for spec in context_specs(context, _DIALECT).values()):
-        return Reading(refusal="it has no rope type proportional")
+        assert context.architecture is not None
+        if context.architecture.legacy == "other":
+            return Reading(doubt=legacy_note(context.inner, context.model_type))
+        return Reading(refusal=f"it does not read the rope type {refused} for {context.model_type}")
     return Reading(from_rotations(context, read_rotations(context.inner, context.model_type, _DIALECT), _DIALECT))
 
 
 def read_middle(context: Context) -> Reading:
     """4.51 to 4.54."""
     found = read_last(context)
+    if not found.tables:
+        return found
     tables = dict(found.tables)
     remarks: list[str] = []
     for layer_type, spec in context_specs(context, _DIALECT).items():
         if spec.rope_type == "yarn" and layer_type in tables:
             tables[layer_type] = _MIDDLE.table(spec)
             remarks += _MIDDLE.remarks(spec)
-    return Reading(tables, remarks=tuple(remarks), refusal=found.refusal)
+    return Reading(tables, remarks=tuple(remarks))
 
 
 def read_first(context: Context) -> Reading:
     """4.43 to 4.50."""
     found = read_last(context)
+    if not found.tables:
+        return found
     tables = dict(found.tables)
     remarks: list[str] = []
     for layer_type, spec in context_specs(context, _DIALECT).items():
@@ -57,7 +62,7 @@ def read_first(context: Context) -> Reading:
             tables[layer_type] = yarn(spec, temperature, truncate=True, original=spec.longest)
             remarks.append("original_max_position_embeddings ignored: the ramp starts from max_position_embeddings")
             remarks += _FIRST.remarks(spec)
-    return Reading(tables, remarks=tuple(remarks), refusal=found.refusal)
+    return Reading(tables, remarks=tuple(remarks))
 
 
 def _engine(
