@@ -41,6 +41,7 @@ from ctxforge.verification.gates import (
     read_gates,
     tier,
 )
+from ctxforge.verification.gates.reach import reached_draws
 from ctxforge.verification.statistics import Interval
 
 BY_NAME = {gate.name: gate for gate in GATES}
@@ -537,14 +538,24 @@ class TestEffectiveLength:
             means = (table[row, :, 0] * table[row, :, 1]).sum(0) / table[row, :, 1].sum(0)
             good = means[0::2] - means[1::2] <= 0.10
             steps.append(4 if good.all() else int(np.argmin(good)))
+        assert len(set(steps)) > 2, "the case must be one with a spread"
+        judged = dict.fromkeys(self.LENGTHS, self.GATE)
+        assert reached_draws(self.LENGTHS, judged, by_length, 400, 11).tolist() == steps
         low, high = np.quantile(steps, statistics.percentile_levels(16), method="inverted_cdf")
-        assert len(set(steps)) > 1, "the case must be one with a spread"
         bounds = tuple(None if not step else self.LENGTHS[int(step) - 1] for step in (low, high))
         assert (found.low, found.high) == bounds
 
     def test_a_hole_ends_it(self) -> None:
         """A length counts when every shorter one holds too."""
-        assert effective_length(self.GATE, self.measured((0.0, 1.0, 0.0, 0.0))).length == 2048
+        found = effective_length(self.GATE, self.measured((0.0, 1.0, 0.0, 0.0)))
+        assert (found.length, found.low, found.high) == (2048, 2048, 2048)
+
+    def test_an_exact_gate_ends_it_in_every_resample(self) -> None:
+        by_length = {
+            n: {**of, "nonfinite_losses": exact(n > 4096)} for n, of in self.measured((0.0, 0.0, 0.0, 0.0)).items()
+        }
+        found = effective_length((*self.GATE, BY_NAME["finite"]), by_length)
+        assert (found.length, found.low, found.high, found.failed) == (4096, 4096, 4096, ("finite",))
 
     def test_none_when_the_shortest_fails(self) -> None:
         found = effective_length(self.GATE, self.measured((1.0, 1.0, 1.0, 1.0)))

@@ -83,7 +83,7 @@ def effective_length(
     reached = next((i for i, n in enumerate(lengths) if failed[n]), len(lengths))
     bounds = None
     if units and min(units) >= statistics.FEWEST_UNITS:
-        passed = _draws(lengths, judged, by_length, resamples, seed)
+        passed = reached_draws(lengths, judged, by_length, resamples, seed)
         levels = statistics.percentile_levels(min(units))
         # Lengths are steps: a percentile is one of them, never between two.
         bounds = tuple(int(step) for step in np.quantile(passed, levels, method="inverted_cdf"))
@@ -94,7 +94,7 @@ def _good(result: GateResult) -> bool:
     return result.interval is not None and holds(result.gate, result.interval.value)
 
 
-def _draws(
+def reached_draws(
     lengths: Sequence[int],
     judged: Mapping[int, Sequence[Gate]],
     by_length: Mapping[int, Mapping[str, Measurement]],
