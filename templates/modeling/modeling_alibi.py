@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.models.bloom.modeling_bloom import BloomAttention
 from transformers.models.falcon.modeling_falcon import FALCON_ATTENTION_CLASSES, FalconAttention
+from transformers.models.mpt import modeling_mpt
 from transformers.models.mpt.modeling_mpt import MptAttention
 
 from .ctxforge_runtime import (
@@ -36,6 +37,8 @@ from .ctxforge_runtime import (
 
 # Queries attended to at once: bounds the bias [B, H, t, S].
 _BLOCK = 512
+# transformers 4 builds MPT's mask itself, true where a key is hidden; later it comes from our mask function.
+_MPT_MASK_HIDES = not hasattr(modeling_mpt, "create_causal_mask")
 
 
 class Alibi(System):
@@ -185,6 +188,8 @@ class ScaledMptAttention(MptAttention):
         shape = (*hidden_states.shape[:2], self.n_heads, self.head_dim)
         query, key, value = (part.reshape(shape).transpose(1, 2) for part in fused.chunk(3, dim=2))
         key, value = _grown(self, _cache(kwargs), key, value)
+        if _MPT_MASK_HIDES and attention_mask is not None:
+            attention_mask = ~attention_mask
         slopes = mpt_slopes(self.n_heads, query.device)
         output = system.run(self, query, key, value, attention_mask, slopes, self.softmax_scale, self.attn_dropout_p)
         return self.out_proj(output), None

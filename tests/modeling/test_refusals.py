@@ -129,7 +129,8 @@ for folder in json.loads(sys.argv[1]):
     with torch.no_grad():
         logits = model(input_ids=ids).logits
         hidden = model.get_output_embeddings()(base(input_ids=ids).last_hidden_state)
-    new = model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
+    options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    new = model.generate(ids, attention_mask=mask, **options)
     print(json.dumps({"refused": refused, "logits": logits[0, -1].tolist(), "base": hidden[0, -1].tolist(),
                       "new": new[0].tolist()}))
 """
