@@ -79,6 +79,9 @@ def test_tables_of_the_engines_own_code(engine: str, monkeypatch: pytest.MonkeyP
         compared += 1
     assert compared >= 18
     if engine == "vllm":
+        # The rules of its older versions must not pass for those of this one.
+        older = find_engines(("vllm 0.24",))[0].read(make_context(CONFIGS["yarn + attention_factor"])).tables[None]
+        assert abs(older.temperature - told["yarn + attention_factor"]["temperature"]) > 0.05
         # Its "dynamic" ends where the trained length does.
         assert told["dynamic, factor 4"]["positions"] == 8192
 
