@@ -16,17 +16,46 @@ import torch
 from ctxforge import schemes
 from ctxforge.errors import UnsupportedError
 from ctxforge.positions.architectures import ALIBI, LEARNED
-from ctxforge.rope import RopePlan, architectures, understand
-from ctxforge.rope.architectures import ARCHITECTURES
+from ctxforge.rope import RopePlan, understand
+from ctxforge.rope.architectures import ARCHITECTURES, REFUSED
+from ctxforge.rope.types import UNROTATED
 from tests.architectures import tiny
 from tests.architectures.compare import against_geometry, against_plan
 from tests.architectures.convert import Source, converted_disagreements, make_source
 from tests.architectures.measure import Measured, measure, scheme
 
-REFUSED: dict[str, str] = getattr(architectures, "REFUSED", {})
 METHODS = ("yarn", "ntk", "mrrope-pro")
-# (name of a tiny model, method): words of the reason with which the conversion is refused.
-EXPECTED_REFUSALS: dict[tuple[str, str], str] = {}
+_LISTS = METHODS[2:]  # its divisors are no type's but a list's
+_HOT = ("yarn", "mrrope-pro")  # they have a temperature
+# Words of the reason, the methods that are refused, and for which tiny models.
+REFUSALS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        "the layers that see beyond the window have no RoPE",
+        METHODS,
+        (
+            *("afmoe", "beam", "cohere2", "cohere2_moe", "exaone4", "exaone_moe", "flint", "kolibri1", "lara_mini"),
+            *("llama4", "llama4_text", "llama4_text:llama3", "llama4_text:no-qk-norm"),
+        ),
+    ),
+    (
+        "reads expresses this plan",
+        _HOT,
+        (
+            *("deepseek_v4", "gemma4", "gemma4_assistant", "gemma4_text"),
+            *("gemma4_unified", "gemma4_unified_assistant", "gemma4_unified_text"),
+        ),
+    ),
+    ("reads expresses this plan", _LISTS, ("dots3_note", "dots3_note_text")),
+    ("queries are clamped", _LISTS, ("dbrx",)),
+    ("a norm without weights follows the projection", _LISTS, ("dory",)),
+    ("its query is a mixture of experts' outputs", _LISTS, ("jetmoe",)),
+    ("a norm without weights follows the rotation", _HOT, ("nanochat",)),
+    ("one attention block serves several layers", _LISTS, ("zamba2",)),
+    ("convolutions and a norm without weights follow the projection", _LISTS, ("zaya",)),
+)
+EXPECTED_REFUSALS = {
+    (name, method): words for words, methods, names in REFUSALS for method in methods for name in names
+}
 ROPE = [
     name
     for name in (*tiny.TYPES, *tiny.VARIANTS)
@@ -99,7 +128,9 @@ def _one_wrong_divisor_shows(source: Source, plan: RopePlan, measured: Measured)
     for i, group in enumerate(plan.groups):
         if not group.changed:
             continue
-        *rest, last = group.rotation.divisors
-        wrong = dataclasses.replace(group.rotation, divisors=(*rest, last * 1.01))
+        divisors = list(group.rotation.divisors)
+        turning = [pair for pair, divisor in enumerate(divisors) if divisor < UNROTATED]
+        divisors[turning[-1]] *= 1.01
+        wrong = dataclasses.replace(group.rotation, divisors=tuple(divisors))
         corrupted = [*plan.groups[:i], dataclasses.replace(group, rotation=wrong), *plan.groups[i + 1 :]]
         assert len(against_plan(measured, corrupted, layout)) >= len(group.layers)
