@@ -224,10 +224,12 @@ def gemma3(method: str) -> Config:
 def test_nested_tables() -> None:
     found = verdicts(gemma3("yarn"))
     assert found["vllm 0.30 and later"].verdict == "honours"
-    # The window's layers keep their base; SGLang's class hands neither table its scaling.
+    # The window's layers keep their base.
     assert found["llama.cpp November 2026"].verdict == "honours"
-    assert found["sglang 0.5.23"].verdict == "computes something else"
-    assert found["sglang 0.5.23"].detail.startswith("full_attention: theta 1000000 and no scaling")
+    assert found["sglang 0.5.23"].verdict == "honours"
+    assert "AMX" in found["sglang 0.5.23"].detail
+    linear = verdicts(gemma3("pi"))["tgi 3.3"]
+    assert linear.detail.startswith("full_attention: theta 1000000 and no scaling instead of theta 1000000 and linear")
     assert found["mlx-lm 0.32.2"].verdict == "honours"
     modern = verdicts(without(gemma3("ntk"), "rope_theta", "rope_scaling", "rope_local_base_freq"))
     assert "full_attention" in modern["mlx-lm 0.32.2"].detail

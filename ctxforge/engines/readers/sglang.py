@@ -18,6 +18,7 @@ from ctxforge.rope import fields
 from ctxforge.rope.reader import ORIGINAL_KEY
 
 _YARN = YarnKeys(truncate=True, mscale="both", attn_factor=True)
+_TRANSFORMERS_YARN = YarnKeys(attention_factor=True, truncate=True, mscale="pair")
 _KNOWN = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", PROPORTIONAL)
 _SETS_ORIGINAL = ("llama3", "yarn", "longrope")
 _FLAGS = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1"
@@ -27,6 +28,8 @@ def read(context: Context) -> Reading:
     """0.5.23."""
     found = context_specs(context, "transformers 5")
     kind = kind_of("sglang", context.class_name)
+    if kind == "gemma3":
+        return _gemma3(context, found)
     tables: dict[str | None, Rotary] = {}
     remarks: list[str] = []
     for layer_type, spec in found.items():
@@ -39,6 +42,17 @@ def read(context: Context) -> Reading:
         tables[layer_type] = _table(context, spec)
         remarks += _remarks(spec, tables[layer_type])
     return Reading(tables, _served(found), tuple(dict.fromkeys(remarks)))
+
+
+def _gemma3(context: Context, found: dict[str | None, Spec]) -> Reading:
+    """models/gemma3_causal.py, Gemma3RotaryEmbedding: transformers' own formulas on a dict no longer nested, where
+    `truncate` counts. On a CPU with AMX it takes get_rope without a dict instead.
+    """
+    tables = dict(context.meant)
+    for layer_type, spec in found.items():
+        if spec.rope_type == "yarn":
+            tables[layer_type] = _TRANSFORMERS_YARN.table(spec)
+    return Reading(tables, _served(found), notes=("on a CPU with AMX its full layers are not scaled",))
 
 
 def _unscaled(spec: Spec, *, whole: bool) -> Rotary:
