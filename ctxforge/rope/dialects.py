@@ -275,7 +275,7 @@ def _legacy_dict(form: RopeForm, entries: RopeDict, architecture: Architecture) 
     if form.type == "default":
         carried = {key: value for key, value in entries.items() if key not in (*outside, "rope_type")}
         # 5.x takes this dict in place of rope_parameters: what the model reads there must stand here too.
-        return {"rope_type": "default", **carried} if carried else None
+        return {"rope_type": "default", **carried} if carried or architecture.legacy_spells_default else None
     kept = {key: value for key, value in entries.items() if key not in outside or form.type == "proportional"}
     strict = architecture.legacy_keys is not None and form.type in (architecture.legacy_types or ())
     if not strict:

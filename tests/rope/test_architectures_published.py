@@ -334,3 +334,13 @@ def test_bad_scalings_are_one_line(scaling: dict[str, Any], word: str) -> None:
         understand({**SIZES, "model_type": "llama", "rope_parameters": {"rope_theta": 1e4, **scaling}})
     assert "\n" not in caught.value.cause
     assert caught.value.remedy
+
+
+def test_mllama_names_its_type_even_when_nothing_is_scaled() -> None:
+    """transformers 4.57 looks the type up in rope_scaling without asking whether there is one."""
+    text = {**SIZES, "model_type": "mllama_text_model", "cross_attention_layers": [1]}
+    config = {"model_type": "mllama", "text_config": text}
+    assert understand(config).groups[0].layers == (0, 2, 3)
+    written = convert(config, "ntk", 16384, {}).config["text_config"]
+    assert written["rope_scaling"] == {"rope_type": "default"}
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] > 500_000

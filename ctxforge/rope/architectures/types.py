@@ -133,6 +133,7 @@ class Architecture:
         legacy: whether 4.57 `reads` the type, lacks it (`absent`), or does something else (`other`, see
             `legacy_reason`): then the legacy keys need not agree.
         legacy_scaling: a legacy `rope_scaling` may be written: 5.x reads it for the same table, or not at all.
+        legacy_spells_default: 4.57 asks the dict for its type without looking whether there is one.
         legacy_types, legacy_keys: the types, and exactly the keys, that transformers 4.57 admits in `rope_scaling`;
             None for no such limit. A type outside makes 4.57 refuse the whole config, loudly.
         legacy_single_base: 4.57 has one base for all tables.
@@ -200,6 +201,7 @@ class Architecture:
     legacy: Legacy = "reads"
     legacy_reason: str | None = None
     legacy_scaling: bool = True
+    legacy_spells_default: bool = False
     legacy_types: tuple[str, ...] | None = None
     legacy_keys: tuple[str, ...] | None = None
     legacy_single_base: bool = False

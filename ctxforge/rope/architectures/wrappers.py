@@ -18,6 +18,7 @@ def _wrapped(text: Architecture) -> Architecture:
 _EMU3 = Architecture(default_base=1_000_000.0, default_max_position_embeddings=9216)
 _MLLAMA = Architecture(
     default_base=500_000.0,
+    legacy_spells_default=True,
     unrotated_indices=("cross_attention_layers", (3, 8, 13, 18, 23, 28, 33, 38)),
     default_layers=40,
     default_heads=32,
