@@ -13,10 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ctxforge import positions, rope
-from ctxforge.rope import custom_code
-from ctxforge.rope.architectures import ARCHITECTURES
-from ctxforge.rope.methods import Request, find_method
-from ctxforge.rope.spectrum import Spectrum
+from ctxforge.rope.methods import find_method
 
 TRAINED = 64
 TARGET = 256
@@ -122,31 +119,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 def convert(case: Case, source: Path, target: Path) -> Path:
     """`source` converted to TARGET tokens, through every stage but the writer's."""
     config = read_config(source)
-    if config["model_type"] in ARCHITECTURES or positions.scheme(config) != "rope":
-        stages: Any = rope if positions.scheme(config) == "rope" else positions
-        geometry = stages.understand(config)
-        plan = stages.make_plan(geometry, find_method(case.method), TARGET, parameters=case.parameters)
-        lowered = stages.lower(plan, geometry, config, {})
-        stages.prove(plan, lowered, lowered.config)
-        changed, files = lowered.config, lowered.files
-    else:
-        changed, files = _wrap_by_hand(case, config)
+    stages: Any = rope if positions.scheme(config) == "rope" else positions
+    geometry = stages.understand(config)
+    plan = stages.make_plan(geometry, find_method(case.method), TARGET, parameters=case.parameters)
+    lowered = stages.lower(plan, geometry, config, {})
+    stages.prove(plan, lowered, lowered.config)
     shutil.copytree(source, target)
-    (target / "config.json").write_text(json.dumps(changed, indent=2))
-    for name, content in files.items():
+    (target / "config.json").write_text(json.dumps(lowered.config, indent=2))
+    for name, content in lowered.files.items():
         (target / name).write_bytes(content)
     return target
-
-
-def _wrap_by_hand(case: Case, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A GLM model, whose row the table of architectures may not have."""
-    assert config["model_type"] == "glm"
-    method = find_method(case.method)
-    request = Request(Spectrum(8, 10000.0, (1.0,) * 4), TRAINED, TARGET)
-    code = method.compute(method.build_parameters(case.parameters), request).code
-    assert code is not None
-    entry = {"layout": "interleaved", "unrotated_layers": []}
-    return custom_code.wrap(code, config, "glm", custom_code.SERVED["glm"], entry)[:2]
 
 
 def stock(folder: Path, **options: Any) -> Any:

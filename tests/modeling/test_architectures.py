@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ctxforge.rope.architectures import ARCHITECTURES
-from ctxforge.rope.custom_code import SERVED, wrap
+from ctxforge.rope.custom_code import SERVED, attach
+from ctxforge.rope.geometry import understand
 from ctxforge.rope.types import CustomCode
 from tests.modeling.emitted import chunked, difference, remote, stock, tokens, whole
 
@@ -47,11 +47,10 @@ _OPTIONS: dict[str, Any] = {
 _FURTHER: dict[str, dict[str, Any]] = {
     model_type: {"attention_multiplier": 0.25} for model_type in ("granite", "granitemoe", "granitemoeshared")
 }
-_INTERLEAVED = {"cohere", "ernie4_5", "ernie4_5_moe", "glm", "glm4", "helium"}
 
 
-def build(model_type: str, folder: Path) -> tuple[Path, list[int]]:
-    """A tiny stock model with sharp attention and norms away from 1, and its layers without RoPE."""
+def build(model_type: str, folder: Path) -> Path:
+    """A tiny stock model with sharp attention and norms away from 1."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **{**_OPTIONS, **_FURTHER.get(model_type, {})})
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -60,16 +59,15 @@ def build(model_type: str, folder: Path) -> tuple[Path, list[int]]:
             if "norm" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    marks = getattr(config, "no_rope_layers", None) or []
-    return folder, [layer for layer, rotates in enumerate(marks) if not rotates]
+    return folder
 
 
-def carry(source: Path, target: Path, model_type: str, layout: str, unrotated: list[int], scale_base: float) -> Any:
-    """The model of `source` with xPos, loaded from `target`."""
+def carry(source: Path, target: Path, scale_base: float, **changes: Any) -> Any:
+    """The model of `source` with xPos, loaded from `target`; `changes` to what the modeling file is told."""
     code = CustomCode("xpos", {"scale_base": scale_base, "block_length": None})
     config = json.loads((source / "config.json").read_text())
-    entry = {"layout": layout, "unrotated_layers": unrotated}
-    changed, files, _notes = wrap(code, config, model_type, SERVED[model_type], entry)
+    changed, files, _notes = attach(code, config, understand(config))
+    changed["ctxforge"] = {**changed["ctxforge"], **changes}
     shutil.copytree(source, target)
     (target / "config.json").write_text(json.dumps(changed))
     for name, content in files.items():
@@ -79,21 +77,16 @@ def carry(source: Path, target: Path, model_type: str, layout: str, unrotated: l
 
 @pytest.mark.parametrize("model_type", sorted(SERVED))
 def test_served_types_compute_what_the_stock_model_does(model_type: str, tmp_path: Path) -> None:
-    source, unrotated = build(model_type, tmp_path / "stock")
-    layout = "interleaved" if model_type in _INTERLEAVED else "half-split"
-    if model_type in ARCHITECTURES:
-        assert ARCHITECTURES[model_type].layout == layout
-    ids = tokens(2, LENGTH)
+    source, ids = build(model_type, tmp_path / "stock"), tokens(2, LENGTH)
     reference = stock(source)
     wanted = whole(reference, ids)
-    model = carry(source, tmp_path / "xpos", model_type, layout, unrotated, 1e11)
+    model = carry(source, tmp_path / "xpos", 1e11)
     assert difference(whole(model, ids), wanted) < 1e-5
     # Linear-attention layers chunk differently in the stock model too.
     noise = difference(chunked(reference, ids, 7), wanted)
     assert difference(chunked(model, ids, 7), wanted) < max(1e-5, 2 * noise)
     model.save_pretrained(tmp_path / "again")
     assert difference(whole(remote(tmp_path / "again"), ids), wanted) < 1e-5
-    wrong = "half-split" if layout == "interleaved" else "interleaved"
-    for name, pairs, scale_base in (("wrong", wrong, 1e11), ("decaying", layout, 20)):
-        control = carry(source, tmp_path / name, model_type, pairs, unrotated, scale_base)
-        assert difference(whole(control, ids), wanted) > 1e-3
+    wrong = "half-split" if model.config.ctxforge["layout"] == "interleaved" else "interleaved"
+    assert difference(whole(carry(source, tmp_path / "wrong", 1e11, layout=wrong), ids), wanted) > 1e-3
+    assert difference(whole(carry(source, tmp_path / "decaying", 20), ids), wanted) > 1e-3
