@@ -30,6 +30,8 @@ def against_geometry(measured: Measured, geometry: RopeGeometry) -> list[str]:
     for layer in measured.layers:
         group = groups.get(layer.index)
         lines += _layer(layer, group, None if group is None else group.in_force, geometry.layout, temperature=True)
+        if layer.main and layer.main[0].direction != geometry.direction:
+            lines.append(f"layer {layer.index} turns in direction {layer.main[0].direction}, said {geometry.direction}")
     return lines
 
 

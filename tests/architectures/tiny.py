@@ -144,7 +144,6 @@ CHANGES: dict[str, dict[str, Any]] = {
             "deepseek_v32",
             "glm4_moe_lite",
             "glm_moe_dsa",
-            "longcat_flash",
             "minicpm3",
             "sarvam_mla",
             "youtu",
@@ -259,6 +258,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention", "sliding_attention", "full_attention"]},
     "llama4": {"vision_config": {**_TINY_VISION, "vision_output_dim": 16, "projector_input_dim": 16}},
+    "longcat_flash": {**_MLA, "zero_expert_num": 2, "num_layers": 2},
     "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 1},
     "mellum": {"layer_types": _FULL_FIRST},
     "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
@@ -441,16 +441,26 @@ def without_timm() -> Iterator[None]:
 
 def build(name: str, *, seed: int = 0) -> Any:
     """A tiny model with sharp random weights."""
-    model_type = name.partition(":")[0]
+    return build_from(name, tiny_config(name), seed=seed)
+
+
+def read_config(name: str, config: dict[str, Any]) -> Any:
+    """A parsed config.json as the type's class reads it."""
+    return type(tiny_config(name)).from_dict(config)
+
+
+def build_from(name: str, config: Any, *, seed: int = 0) -> Any:
+    """A model of the type of `name` with sharp random weights."""
     torch.manual_seed(seed)
+    model_type = name.partition(":")[0]
     with without_timm():
         if "_part" in CHANGES.get(model_type, {}):
-            model = model_class(model_type)(tiny_config(name)).float().eval()
+            model = model_class(model_type)(config).float().eval()
         else:
-            model = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float32).eval()
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name and parameter.ndim == 1:
+        for parameter_name, parameter in model.named_parameters():
+            if "norm" in parameter_name and parameter.ndim == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return model
 
