@@ -24,6 +24,8 @@ _WRITES_DIVISORS = ("SmolLM3ForCausalLM", "GraniteForCausalLM", "ApertusForCausa
 _DEFAULT_BASE = 10000.0
 _PATCH = "`ctxforge gguf` writes what was lost into a converted file"
 _GEMMA3 = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
+# set_gguf_parameters wants a key that transformers 5's config class no longer hands on.
+_FAILS = {"GPTNeoXForCausalLM": "KeyError: rotary_pct, where the converter runs on transformers 5"}
 _PHI3 = ("Phi3ForCausalLM", "PhiMoEForCausalLM")
 
 
@@ -33,6 +35,8 @@ def read(context: Context) -> Reading:
     kind = kind_of("llama.cpp", context.class_name)
     if context.class_name in _PHI3:
         return _phi3(context, found)
+    if context.class_name in _FAILS:
+        return Reading(refusal=_FAILS[context.class_name])
     if kind == "own" and context.class_name not in _GEMMA3:
         return Reading(
             doubt=f"its converter has rope code of its own for {context.class_name}, not read for this table"
