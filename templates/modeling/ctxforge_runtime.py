@@ -125,13 +125,13 @@ class RotarySystem(System):
         """False for layers without RoPE."""
         return module.layer_idx not in self.unrotated
 
-    def frequencies(self, module: nn.Module) -> tuple[torch.Tensor, float]:
-        """The stock table: radians per token [d/2] in float32, and the factor on cos and sin."""
+    def frequencies(self, module: nn.Module, device: torch.device) -> tuple[torch.Tensor, float]:
+        """The stock table: radians per token [d/2] in float32 on `device`, and the factor on cos and sin."""
         rotary = module.ctxforge_rotary
         table, temperature = rotary.inv_freq, float(rotary.attention_scaling)
         if table.dtype != torch.float32:  # a model cast as a whole carries its table along; the config still knows it
             table, temperature = _compute_table(rotary, table.device)
-        return table, temperature
+        return table.to(device), temperature
 
 
 def hand_out_identity(_rotary: nn.Module, _args: Any, output: Any) -> Any:

@@ -85,7 +85,7 @@ class DynamicYarn(RotarySystem):
         causal: bool = False,
     ) -> torch.Tensor:
         """Attend with the tables of `steps`, [B or 1, 1, 1]."""
-        frequencies, temperature = self.frequencies(module)
+        frequencies, temperature = self.frequencies(module, call.query.device)
         scale = steps.to(torch.float32) / self.steps
         ramp = torch.tensor(self.ramp, device=frequencies.device)
         table = frequencies * (1 - ramp * (1 - 1 / scale))

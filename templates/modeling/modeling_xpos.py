@@ -44,13 +44,18 @@ class XPos(RotarySystem):
     def _query_blocks(self, call: Call) -> Iterator[slice]:
         total = call.query.shape[2]
         size = total if self.block_length is None else self.block_length
-        if total > 1 and self.block_length is None:
-            positions = call.query_positions
-            reach = int((positions.amax(dim=1) - positions.amin(dim=1)).max())
-            if reach > _REACH * self.scale_base:
-                size = max(1, int(_REACH * self.scale_base))
         for start in range(0, total, size):
-            yield slice(start, min(start + size, total))
+            yield from self._within_reach(call.query_positions, start, min(start + size, total))
+
+    def _within_reach(self, positions: torch.Tensor, start: int, stop: int) -> Iterator[slice]:
+        """Halves of these queries until each half's positions are near enough to share a centre."""
+        part = positions[:, start:stop]
+        if stop - start == 1 or int((part.amax(dim=1) - part.amin(dim=1)).max()) <= _REACH * self.scale_base:
+            yield slice(start, stop)
+            return
+        middle = (start + stop) // 2
+        yield from self._within_reach(positions, start, middle)
+        yield from self._within_reach(positions, middle, stop)
 
     def _block(self, module: nn.Module, call: Call, queries: slice) -> torch.Tensor:
         positions = call.query_positions[:, queries]
@@ -91,7 +96,7 @@ class XPos(RotarySystem):
         key_positions: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotate and scale about the middle of the queries' positions, row by row."""
-        frequencies, temperature = self.frequencies(module)
+        frequencies, temperature = self.frequencies(module, query.device)
         pairs = frequencies.shape[0]
         precise = torch.promote_types(query.dtype, torch.float32)
         index = torch.arange(pairs, device=frequencies.device, dtype=precise)

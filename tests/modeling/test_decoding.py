@@ -119,6 +119,20 @@ def test_positions_with_jumps_stand_beside_the_cache(case: Case, converted: Fold
     assert difference(whole(model, ids), wanted) > 1e-3
 
 
+def test_far_jumps_under_a_strong_decay_neither_overflow_nor_change(converted: Folders) -> None:
+    """Within one block of queries n/B jumps by 50 000."""
+    model, ids = remote(converted(Case("llama", "xpos", {"scale_base": 2}))), tokens(1, 80)
+    positions = torch.cat((torch.arange(37), torch.arange(100_000, 100_043)))[None]
+    mask = torch.ones(1, 80, dtype=torch.long)
+    wanted = whole(model, ids, position_ids=positions, attention_mask=mask)
+    assert wanted.isfinite().all()
+    assert difference(chunked(model, ids, 1, positions), wanted) < 1e-5
+    blocks = remote(converted(Case("llama", "xpos", {"scale_base": 0.1, "block_length": 40})))
+    wanted = whole(blocks, ids)  # a block spans 400 scale bases
+    assert wanted.isfinite().all()
+    assert difference(chunked(blocks, ids, 1), wanted) < 1e-5
+
+
 @every
 def test_a_cropped_cache_goes_on_rightly(case: Case, converted: Folders) -> None:
     """As assisted decoding crops rejected tokens."""

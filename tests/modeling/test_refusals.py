@@ -160,3 +160,48 @@ def test_checkpoints_run_where_ctxforge_is_not(python: str, converted: Folders, 
             assert torch.tensor(found[key]).sub(wanted).abs().max() < 1e-5 * wanted.abs().max()
         new = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         assert found["new"] == new[0].tolist()
+
+
+_ENGINES = {
+    "vllm": """
+import os, sys
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+from vllm import LLM
+if __name__ == "__main__":
+    for trust in (False, True):
+        try:
+            LLM(sys.argv[1], trust_remote_code=trust, skip_tokenizer_init=True, max_model_len=64, enforce_eager=True)
+            print("LOADED")
+        except Exception as error:
+            print("REFUSED", " ".join(str(error).split()))
+""",
+    "mlx": """
+import sys
+from pathlib import Path
+from mlx_lm.utils import load_model
+try:
+    load_model(Path(sys.argv[1]))
+    print("LOADED")
+except Exception as error:
+    print("REFUSED", " ".join(str(error).split()))
+""",
+}
+_REFUSALS = {"vllm": ["trust_remote_code=True", "attn_implementation='vllm' would replace"], "mlx": ["not supported"]}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("engine", ["vllm", "mlx"])
+def test_engines_refuse_what_they_cannot_compute(engine: str, converted: Folders, tmp_path: Path) -> None:
+    """vLLM even when it is told to trust the code: it would put its own attention in place of ours."""
+    python = Path(__file__).parents[2] / f".venv-{engine}" / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no {python}")
+    program = tmp_path / "load.py"
+    program.write_text(_ENGINES[engine])
+    ran = subprocess.run([str(python), str(program), str(converted(CASES[0]))], capture_output=True, text=True)
+    said = [line for line in ran.stdout.splitlines() if line.startswith(("LOADED", "REFUSED"))]
+    assert len(said) == len(_REFUSALS[engine]), ran.stderr[-2000:]
+    for line, wanted in zip(said, _REFUSALS[engine], strict=True):
+        assert line.startswith("REFUSED")
+        assert wanted in line
