@@ -1,0 +1,105 @@
+"""From what was measured to what gates judge: `Measures` of result and source as named measurements.
+
+Units are paired: the same window of the same text, the same haystack and depth. Names are those of
+`ctxforge.verification.gates.defaults`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ctxforge.verification.gates.measurement import Measurement, difference, exact, ratio
+from ctxforge.verification.measure import Measures
+from ctxforge.verification.perplexity import BucketScore
+from ctxforge.verification.retrieval import ScoredAnswer
+
+NO_SOURCE = "no source was given to compare with (--source)"
+_THIRDS = ("first third", "middle third", "last third")
+
+
+def measurements(
+    result: Measures, source: Measures | None, trained_length: int, length: int
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Everything that gates may judge at `length`, and the reasons for what is missing.
+
+    Args:
+        result: of the conversion.
+        source: of the checkpoint it was made from, on the same text and settings.
+        trained_length: L0 in tokens.
+        length: the length to judge, at most the target.
+    """
+    found = {"nonfinite_losses": exact(0.0 if result.finite else 1.0)}
+    missing: dict[str, str] = {}
+    _short(found, missing, result, source)
+    _long(found, missing, result, source, trained_length, length)
+    _retrieval(found, missing, result, source, trained_length, length)
+    return found, missing
+
+
+def _short(found: dict[str, Measurement], missing: dict[str, str], result: Measures, source: Measures | None) -> None:
+    if source is None:
+        missing["short_nll"] = NO_SOURCE
+    else:
+        found["short_nll"] = difference(result.short_windows, source.short_windows, unit="document")
+
+
+def _long(
+    found: dict[str, Measurement],
+    missing: dict[str, str],
+    result: Measures,
+    source: Measures | None,
+    trained_length: int,
+    length: int,
+) -> None:
+    """The bucket that ends at `length`, against the source's just below L0, on the same windows."""
+    reference = source if source is not None and source.window_buckets else result
+    last = [_ending(buckets, length) for buckets in result.window_buckets]
+    below = [_ending(buckets, trained_length) for buckets in reference.window_buckets]
+    pairs = [(one, other) for one, other in zip(last, below, strict=False) if one is not None and other is not None]
+    if not pairs:
+        missing["long_nll"] = "perplexity was not measured that far, or no bucket ends inside the trained length"
+        return
+    found["long_nll"] = difference(
+        [one.nll for one, _ in pairs],
+        [other.nll for _, other in pairs],
+        unit="document",
+        weights=[float(one.tokens) for one, _ in pairs],
+        source_weights=[float(other.tokens) for _, other in pairs],
+    )
+
+
+def _ending(buckets: tuple[BucketScore, ...], length: int) -> BucketScore | None:
+    """The last bucket that ends at or below `length`."""
+    return max((bucket for bucket in buckets if bucket.end <= length), key=lambda bucket: bucket.end, default=None)
+
+
+def _retrieval(
+    found: dict[str, Measurement],
+    missing: dict[str, str],
+    result: Measures,
+    source: Measures | None,
+    trained_length: int,
+    length: int,
+) -> None:
+    names = ("retrieval", "retrieval_depth", "retrieval_nll", "retrieval_depth_nll")
+    if source is None:
+        missing.update(dict.fromkeys(names, NO_SOURCE))
+        return
+    ours, theirs = _by_prompt(result, length), _by_prompt(source, trained_length)
+    shared = [prompt for prompt in ours if prompt in theirs]
+    if not shared:
+        missing.update(dict.fromkeys(names, f"no prompt was asked both at {length} tokens and of the source"))
+        return
+    labels = [f"seed {seed}, depth {stratum + 1}/{strata}" for seed, stratum, strata in shared]
+    thirds = [_THIRDS[3 * stratum // strata] for _seed, stratum, strata in shared]
+    losses = [ours[prompt].nll for prompt in shared], [theirs[prompt].nll for prompt in shared]
+    hits = [float(ours[prompt].exact) for prompt in shared], [float(theirs[prompt].exact) for prompt in shared]
+    found["retrieval"] = ratio(*hits, unit="prompt", labels=labels, outcomes=True)
+    found["retrieval_depth"] = ratio(*hits, unit="prompt", labels=labels, groups=thirds, outcomes=True)
+    found["retrieval_nll"] = difference(*losses, unit="prompt", labels=labels)
+    found["retrieval_depth_nll"] = difference(*losses, unit="prompt", labels=labels, groups=thirds)
+
+
+def _by_prompt(measures: Measures, length: int) -> Mapping[tuple[int, int, int], ScoredAnswer]:
+    at = [answer for answer in measures.answers if answer.length == length]
+    return {(answer.seed, answer.stratum, answer.strata): answer for answer in at}
