@@ -132,6 +132,17 @@ def test_rolling_windows_partition_the_document_and_feed_no_more_than_the_length
     assert found[0].ids[0] == -1
 
 
+@settings(max_examples=300, deadline=None)
+@given(size=st.integers(1, 80), length=st.integers(1, 20))
+def test_rolling_windows_are_those_of_lm_eval(size: int, length: int) -> None:
+    theirs = pytest.importorskip("lm_eval.utils", reason="lm-eval is not installed")
+    document = list(range(size))
+    pairs = map(theirs.make_disjoint_window, theirs.get_rolling_token_windows(document, -1, length, 1))
+    # lm-eval's own cut to max_length, as its models make it before the forward.
+    expected = [((context + scored)[-(length + 1) :], len(scored)) for context, scored in pairs]
+    assert [(list(each.ids), each.scored) for each in rolling_windows(document, length, -1)] == expected
+
+
 def test_dtype_of_losses_is_float32_on_the_cpu() -> None:
     (losses,) = ModelScorer(OnePass(tiny(dtype=torch.bfloat16))).score([Window(token_ids(30), 5)])
     assert losses.dtype == np.float32
