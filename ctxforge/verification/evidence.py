@@ -30,6 +30,11 @@ def measurements(
     """
     found = {"nonfinite_losses": exact(0.0 if result.finite else 1.0)}
     missing: dict[str, str] = {}
+    if result.cache_difference is None:
+        missing["cache_difference"] = "this model keeps no cache that could be compared"
+    else:
+        found["cache_difference"] = exact(result.cache_difference)
+    _use(found, missing, result, source)
     _short(found, missing, result, source)
     _long(found, missing, result, source, trained_length, length)
     _retrieval(found, missing, result, source, trained_length, length)
@@ -41,6 +46,16 @@ def _short(found: dict[str, Measurement], missing: dict[str, str], result: Measu
         missing["short_nll"] = NO_SOURCE
     else:
         found["short_nll"] = difference(result.short_windows, source.short_windows, unit="document")
+
+
+def _use(found: dict[str, Measurement], missing: dict[str, str], result: Measures, source: Measures | None) -> None:
+    """Truncating the context, as users of the source do, against using all of it: positive when the extension wins."""
+    if source is None:
+        missing["delta_use"] = NO_SOURCE
+    elif not source.truncated or len(source.truncated) != len(result.beyond):
+        missing["delta_use"] = "the source was not measured on truncated contexts (tiers standard and full do)"
+    else:
+        found["delta_use"] = difference(source.truncated, result.beyond, unit="document", worst="lowest")
 
 
 def _long(

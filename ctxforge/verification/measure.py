@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctxforge.verification import retrieval
+from ctxforge.verification.cache_check import cache_difference
 from ctxforge.verification.needles import Haystack, plant
 from ctxforge.verification.onepass import OnePass, Tick
 from ctxforge.verification.perplexity import BucketScore, LengthScore, Losses, by_bucket, by_length
@@ -31,6 +32,9 @@ class Measures:
         answers: every answer of the grid, the units that its intervals are made from.
         window_buckets: `buckets` of each window apart, the units likewise.
         short_windows: mean loss in nats of each window of the trained length, in order of the text.
+        beyond: mean loss of the tokens beyond the trained length, window by window, with the whole context.
+        truncated: the same tokens with the last trained length of context only; empty unless it was asked for.
+        cache_difference: see `cache_check`; None for a model that keeps no cache.
         passes: "one pass" when the longest pass gave every length, "one pass a length" when it could not.
         retrieval_way: how the grid was computed; empty when it was not.
         head: "sliced" or "full", see `OnePass.head_kind`.
@@ -46,6 +50,9 @@ class Measures:
     answers: tuple[ScoredAnswer, ...]
     window_buckets: tuple[tuple[BucketScore, ...], ...]
     short_windows: tuple[float, ...]
+    beyond: tuple[float, ...]
+    truncated: tuple[float, ...]
+    cache_difference: float | None
     passes: str
     retrieval_way: str
     head: str
@@ -65,6 +72,7 @@ def evaluate_model(
     label: str = "model",
     curve: bool = True,
     retrieval_up_to: int | None = None,
+    truncated: bool = False,
     progress: Progress | None = None,
 ) -> Measures:
     """Measure a model that is already loaded: perplexity by length and position, retrieval, and short-context losses.
@@ -82,6 +90,8 @@ def evaluate_model(
         label: name of the model in the result and in progress messages.
         curve: whether to run over the target length at all; without it only short windows and retrieval are measured.
         retrieval_up_to: the longest length of the retrieval grid; None for the target.
+        truncated: whether to score the tokens beyond the trained length with truncated contexts too: what a user of
+            the source would do instead of extending it.
         progress: called with (what, done, of how many).
 
     Raises:
@@ -102,6 +112,11 @@ def evaluate_model(
                 runner.settle()
         windows = shorter[target_length]
     short = _short_windows(runner, tokens, windows, trained_length, target_length, settings, progress, label)
+    cut: list[Losses] = []
+    if truncated and target_length > trained_length:
+        for index in range(settings.documents):
+            tick = _tick(progress, f"{label}: truncated context, window {index + 1} of {settings.documents}")
+            cut.append(truncated_losses(runner, tokens, index, trained_length, target_length, tick))
     scored: list[retrieval.Answer] = []
     units: list[ScoredAnswer] = []
     way = ""
@@ -114,7 +129,9 @@ def evaluate_model(
             units += [ScoredAnswer.of(answer, seed) for answer in found]
             scored += found
     cells = retrieval.grid(scored)
-    losses = [*windows, np.asarray(short, dtype=np.float32), np.asarray([c.nll for c in cells], dtype=np.float32)]
+    runner.settle()
+    cached = cache_difference(model, tokens.body, trained_length, target_length)
+    losses = [*windows, *cut, np.asarray(short, dtype=np.float32), np.asarray([c.nll for c in cells], dtype=np.float32)]
     return Measures(
         label=label,
         lengths=tuple(by_length(shorter.get(n, windows), n) for n in lengths) if windows else (),
@@ -123,6 +140,9 @@ def evaluate_model(
         answers=tuple(units),
         window_buckets=tuple(tuple(by_bucket([window], target_length, settings.buckets)) for window in windows),
         short_windows=tuple(short),
+        beyond=tuple(_mean(window[trained_length - 1 :]) for window in windows if len(window) >= trained_length),
+        truncated=tuple(_mean(window) for window in cut),
+        cache_difference=cached,
         passes="one pass" if runner.prefix_invariant else "one pass a length",
         retrieval_way=way,
         head=runner.head_kind,
@@ -180,8 +200,31 @@ def _short_windows(
         else:
             tick = _tick(progress, f"{label}: short context, window {index + 1} of {count}")
             losses = runner.losses(tokens.window(index, size), tick).numpy()
-        means.append(float(losses.mean(dtype=np.float64)))
+        means.append(_mean(losses))
     return means
+
+
+def truncated_losses(
+    runner: OnePass, tokens: TokenText, index: int, trained_length: int, target_length: int, tick: Tick | None = None
+) -> Losses:
+    """Losses of a window's tokens beyond the trained length, each with at most that much context: [L' - L0].
+
+    Windows of the trained length overlap by half, and each scores its second half, so that a token has between half
+    and all of the trained length before it. The tokenizer's prefix stands in front of each.
+    """
+    ids = tokens.window(index, target_length)
+    head = len(tokens.prefix)
+    step = max(1, (trained_length - head) // 2)
+    parts = []
+    for begin in range(trained_length, target_length, step):
+        end = min(begin + step, target_length)
+        window = [*tokens.prefix, *ids[end - (trained_length - head) : end]]
+        parts.append(runner.losses(window, tick).numpy()[begin - end :])
+    return np.concatenate(parts)
+
+
+def _mean(losses: Losses) -> float:
+    return float(losses.mean(dtype=np.float64))
 
 
 def _tick(progress: Progress | None, what: str) -> Tick | None:

@@ -48,7 +48,7 @@ def verify(
     tokenizer = load_tokenizer(model_dir, settings)
     tokens = prepare_text(tokenizer, text, target_length, settings)
 
-    def measured(folder: Path, label: str, *, curve: bool, retrieval_up_to: int) -> Measures:
+    def measured(folder: Path, label: str, *, curve: bool, retrieval_up_to: int, truncated: bool = False) -> Measures:
         with memory_errors(target_length, settings):
             model = load_model(folder, settings, device)
             found = evaluate_model(
@@ -61,6 +61,7 @@ def verify(
                 label=label,
                 curve=curve,
                 retrieval_up_to=retrieval_up_to,
+                truncated=truncated,
                 progress=progress,
             )
         del model
@@ -70,7 +71,13 @@ def verify(
     source = None
     if source_dir is not None:
         up_to = min(trained_length, target_length)
-        source = measured(Path(source_dir), "source", curve=settings.source_curve, retrieval_up_to=up_to)
+        source = measured(
+            Path(source_dir),
+            "source",
+            curve=settings.source_curve,
+            retrieval_up_to=up_to,
+            truncated=settings.truncated_source,
+        )
     result = measured(model_dir, "result", curve=True, retrieval_up_to=target_length)
     return VerifyReport(
         protocol=protocol(tokens, trained_length, target_length, settings, device),

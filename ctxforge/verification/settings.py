@@ -27,6 +27,8 @@ class VerifySettings:
         retrieval: whether the retrieval grid is measured.
         source_curve: whether the source is measured up to the target too, so that its collapse shows.
         short_windows: most windows of the trained length in the short-context comparison.
+        truncated_source: whether the source is measured on truncated contexts beyond the trained length, for the gate
+            on use.
         trust_remote_code: whether code inside the checkpoints may run.
     """
 
@@ -41,6 +43,7 @@ class VerifySettings:
     retrieval: bool = True
     source_curve: bool = True
     short_windows: int = 4
+    truncated_source: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:

@@ -59,7 +59,7 @@ def build_records(
     lines: list[tuple[int, ...]] = []
 
     def more(count: int) -> None:
-        drawn = draw(request.rng("records"), count)
+        drawn = draw(request.at_depth(0).rng("records"), count)
         if len(drawn) <= len(records):
             raise UsageError(
                 f"task {request.task!r} has no more than {len(records)} different records, too few for "
@@ -94,8 +94,10 @@ def build_records(
             for number in rng.sample(choices, min(len(choices), 3)):
                 question, answer = closing(number)
                 front = wanted.length - len(opening) - total - len(question) - len(answer)
-                front -= len(frame.line_break) if front else 0
-                if frame.filler.fits(front):
+                if front == 0:
+                    return count, number, 0
+                front -= len(frame.line_break)
+                if front > 0 and frame.filler.fits(front):
                     return count, number, front
         return None
 

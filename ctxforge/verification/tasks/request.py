@@ -42,5 +42,5 @@ class Request:
         return replace(self, depth=depth)
 
     def rng(self, purpose: str = "") -> random.Random:
-        """Random numbers that depend on everything but the data."""
-        return random.Random(f"ctxforge {self.task} {self.length} {self.depth}/{self.strata} {self.seed} {purpose}")
+        """Random numbers by task, seed and depth; other lengths get the same, so that they can be paired."""
+        return random.Random(f"ctxforge {self.task} {self.depth}/{self.strata} {self.seed} {purpose}")
