@@ -19,7 +19,7 @@ from ctxforge.templates_dir import modeling_file
 KEY = "ctxforge"
 PREFIX = "ctxforge_"
 CLASS_PREFIX = "Ctxforge"
-RUNTIME = "ctxforge_runtime.py"
+RUNTIME = ("ctxforge_runtime.py", "ctxforge_attention.py")
 
 # Model types whose attention the runtime takes over, with the prefix of their classes' names in transformers.
 # Each is held to its stock model by tests/modeling/test_architectures.py.
@@ -171,9 +171,9 @@ def wrap(
             "parameters": dict(code.parameters),
         },
     }
-    files = {name: modeling_file(name) for name in (RUNTIME, system.file)}
+    files = {name: modeling_file(name) for name in (system.file, *RUNTIME)}
     notes = (
-        f"custom code: {system.file} and {RUNTIME}; transformers 5.12 or later loads it with trust_remote_code=True",
+        f"custom code: {', '.join(files)}; transformers 5.12 or later loads it with trust_remote_code=True",
         f"model_type is {PREFIX}{model_type}, so that loaders without this code refuse the checkpoint instead of"
         f" running plain {model_type}: vLLM, SGLang, llama.cpp, TGI and mlx-lm do not serve it",
     )

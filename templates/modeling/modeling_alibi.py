@@ -24,16 +24,8 @@ from transformers.models.falcon.modeling_falcon import FALCON_ATTENTION_CLASSES,
 from transformers.models.mpt import modeling_mpt
 from transformers.models.mpt.modeling_mpt import MptAttention
 
-from .ctxforge_runtime import (
-    SYSTEM,
-    Call,
-    System,
-    build_class,
-    refuse_static,
-    register,
-    softmax_attention,
-    system_of,
-)
+from .ctxforge_attention import Call, softmax_attention
+from .ctxforge_runtime import SYSTEM, System, build_class, refuse_static, register, system_of
 
 # Queries attended to at once: bounds the bias [B, H, t, S].
 _BLOCK = 512

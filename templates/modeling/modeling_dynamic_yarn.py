@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .ctxforge_runtime import Call, RotarySystem, build_class, register, rotate, softmax_attention
+from .ctxforge_attention import Call, rotate, softmax_attention
+from .ctxforge_runtime import RotarySystem, build_class, register
 
 # Bounds the explicit mask of a block to this many rows.
 _LARGEST_BLOCK = 2048

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .ctxforge_runtime import Call, RotarySystem, build_class, register, rotate, softmax_attention
+from .ctxforge_attention import Call, rotate, softmax_attention
+from .ctxforge_runtime import RotarySystem, build_class, register
 
 # Queries at most this many scale bases apart share a centre: a scale is then at most 0.2857^-2 = 12, within float16.
 _REACH = 4
