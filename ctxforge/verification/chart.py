@@ -1,0 +1,199 @@
+"""A line chart: curves with their intervals as bands, told apart by colour, dashes and the shape of their points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ctxforge.verification.svg import NARROW, SERIES, document, line, text, text_width
+
+# Patterns and shapes tell lines apart where colours run out or cannot be seen.
+_DASHES = ("", "8 5", "2 5", "10 4 2 4")
+_SHAPES = ("circle", "square", "diamond", "triangle")
+_ROW = 22.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line. `lows` and `highs` bound the values and are drawn as a band; None where there is no interval."""
+
+    label: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    lows: tuple[float, ...] | None = None
+    highs: tuple[float, ...] | None = None
+    points: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`; `ticks` are values with their labels."""
+
+    title: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    logarithmic: bool = False
+
+    def share(self, value: float) -> float:
+        """Where the value lies, 0 at `low` and 1 at `high`; held inside."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(max(value, self.low))
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical dashed line at `x` with a label."""
+
+    x: float
+    label: str
+
+
+def chart_svg(
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    title: str,
+    description: str,
+    marks: Sequence[Mark] = (),
+    width: float = 780.0,
+    heading: bool = True,
+) -> str:
+    """A self-contained SVG of `series`, in the legend's order.
+
+    Args:
+        series: the lines; every value drawn is finite.
+        x: horizontal axis.
+        y: vertical axis.
+        title: above the chart and for screen readers.
+        description: the numbers in words, for screen readers.
+        marks: vertical lines; those outside of the axis are left out.
+        width: in pixels. `NARROW` fits a phone.
+        heading: whether the title is drawn; it is always there for screen readers.
+    """
+    narrow = width <= NARROW
+    left, right = (46.0, 12.0) if narrow else (64.0, 24.0)
+    first = (52.0 if heading else 22.0) if not narrow or heading else 20.0
+    legend, rows = _legend([entry.label for entry in series], left if not narrow else 8.0, width - 8.0, first)
+    top = first + _ROW * rows + 18.0
+    floor = top + (230.0 if narrow else 300.0)
+    height = floor + 54.0
+
+    def at_x(value: float) -> float:
+        return left + (width - left - right) * x.share(value)
+
+    def at_y(value: float) -> float:
+        return floor - (floor - top) * y.share(value)
+
+    parts = [text(left if not narrow else 8.0, 28, title, css="title")] if heading else []
+    parts += [*legend, text(8.0, top - 16, y.title, css="small soft")]
+    for value, label in y.ticks:
+        parts.append(line(left, at_y(value), width - right, at_y(value), "grid"))
+        parts.append(text(left - 7, at_y(value) + 4.5, label, css="small soft", anchor="end"))
+    for value, label in x.ticks:
+        parts.append(line(at_x(value), floor, at_x(value), floor + 5, "axis"))
+        # The last label would reach over the edge.
+        over = at_x(value) + text_width(label, 12) / 2 > width - 2
+        place, anchor = (width - 2, "end") if over else (at_x(value), "middle")
+        parts.append(text(place, floor + 20, label, css="small soft", anchor=anchor))
+    parts.append(line(left, floor, width - right, floor, "axis"))
+    parts.append(text((left + width - right) / 2, height - 12, x.title, css="small" if narrow else "", anchor="middle"))
+    for number, entry in enumerate(series):
+        parts.append(_band(number, [(at_x(a), at_y(b), at_y(c)) for a, b, c in _bounds(entry)]))
+    inside = [mark for mark in marks if x.low < mark.x <= x.high]
+    parts += [line(at_x(mark.x), top - 6, at_x(mark.x), floor, "mark") for mark in inside]
+    for number, entry in enumerate(series):
+        placed = [(at_x(a), at_y(b)) for a, b in zip(entry.xs, entry.ys, strict=True)]
+        parts.append(_line_of(number, placed, points=entry.points))
+    for row, mark in enumerate(inside):
+        at = at_x(mark.x)
+        fits = at + 7 + text_width(mark.label, 12) <= width - 4
+        place, anchor = (at + 7, "start") if fits else (at - 7, "end")
+        parts.append(text(place, top + 6 + 16 * row, mark.label, css="small halo", anchor=anchor))
+    return document(width, height, title, description, [part for part in parts if part])
+
+
+def linear_ticks(end: float, most: int = 8) -> list[int]:
+    """Up to `most` + 1 whole positions from 0, at a power of two apart."""
+    step = 1
+    while end / step > most:
+        step *= 2
+    return [step * i for i in range(int(end / step) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: the densest of the usual series that stays at eight or fewer."""
+    series: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), _EVERY)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    best: list[float] = []
+    for steps in series:
+        ticks = [t for d in decades for s in steps if low <= (t := float(f"{s * 10.0**d:.6g}")) <= high]
+        if len(ticks) <= 8 or not best:
+            best = ticks
+    # Over hundreds of decades even one tick a decade is too many.
+    return best[:: 1 + (len(best) - 1) // 8]
+
+
+_EVERY = tuple(i / 10 for i in range(10, 100))
+
+
+def _bounds(entry: Series) -> list[tuple[float, float, float]]:
+    if entry.lows is None or entry.highs is None:
+        return []
+    return list(zip(entry.xs, entry.lows, entry.highs, strict=True))
+
+
+def _band(number: int, bounds: list[tuple[float, float, float]]) -> str:
+    if not bounds:
+        return ""
+    if len(bounds) == 1:
+        x, low, high = bounds[0]
+        return line(x, low, x, high, f"curve s{number % SERIES}")
+    around = [(x, high) for x, _, high in bounds] + [(x, low) for x, low, _ in reversed(bounds)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in around)
+    return f'<polygon points="{path}" class="band d{number % SERIES}"/>'
+
+
+def _line_of(number: int, placed: list[tuple[float, float]], *, points: bool) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    dots = "".join(_point(number, x, y) for x, y in placed) if points else ""
+    stroke = f'<polyline points="{path}" class="curve s{number % SERIES}"{_dash(number)}/>'
+    return f'<g data-series="{number}">{stroke}{dots}</g>'
+
+
+def _legend(labels: list[str], left: float, right: float, first: float) -> tuple[list[str], int]:
+    """Legend entries in rows whose first has its baseline at `first`, and how many rows they took."""
+    parts: list[str] = []
+    x, row = left, 0
+    longest = max(12, int((right - left - 33) / 7.8))
+    for number, label in enumerate(labels):
+        shown = label if len(label) <= longest else label[: longest - 1] + "…"
+        width = 54 + text_width(shown)
+        if x > left and x + width - 16 > right:
+            x, row = left, row + 1
+        y = first + _ROW * row
+        parts.append(f'<path d="M{x:.1f} {y - 4.5:.1f}h26" class="curve s{number % SERIES}"{_dash(number)}/>')
+        parts.append(_point(number, x + 13, y - 4.5))
+        parts.append(text(x + 33, y, shown))
+        x += width
+    return parts, row + 1
+
+
+def _point(number: int, x: float, y: float) -> str:
+    css, shape = f'class="d{number % SERIES}"', _SHAPES[number % len(_SHAPES)]
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" {css}/>'
+    if shape == "square":
+        return f'<rect x="{x - 3.2:.1f}" y="{y - 3.2:.1f}" width="6.4" height="6.4" {css}/>'
+    steps = {"diamond": "v-4.4l4.4 4.4l-4.4 4.4l-4.4 -4.4l4.4 -4.4", "triangle": "v-4.4l4.4 7.6h-8.8l4.4 -7.6"}[shape]
+    return f'<path d="M{x:.1f} {y:.1f}{steps}z" {css}/>'
+
+
+def _dash(number: int) -> str:
+    # The dashes change faster than the colours come round, so that neighbours differ in both.
+    pattern = _DASHES[(number + number // SERIES) % len(_DASHES)]
+    return f' stroke-dasharray="{pattern}"' if pattern else ""
