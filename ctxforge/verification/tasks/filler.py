@@ -110,8 +110,10 @@ class FillerText:
         while room >= filler.longest:
             sentence = pool[at]
             at = (at + step) % size
-            ids += sentence
-            room -= len(sentence)
+            # A few sentences of the pool may be longer than all of those that lengths are made up from.
+            if len(sentence) <= room:
+                ids += sentence
+                room -= len(sentence)
         self.at = at
         left = tokens - len(ids)
         while left:
