@@ -24,7 +24,8 @@ class Planned:
 
     Attributes:
         tables: rotary tables by reading, see `readings.readings`.
-        length: the longest prompt that the config means, in tokens; None where our reader can't tell.
+        length: the longest prompt that the config means, in tokens; None where the config sets no limit
+            or our reader can't tell.
         remark: why the reference is transformers' own reading, where it is.
         code: the name of the checkpoint's own code, which is not run here.
     """
@@ -60,16 +61,11 @@ def read_plan(folder: Path) -> Planned:
     return Planned(tables, _length(geometry), remark)
 
 
-def _length(geometry: RopeGeometry) -> int:
-    """max_position_embeddings, times the factor for `dynamic`, which keeps the original length there."""
-    factors: list[float] = [1.0]
-    for group in geometry.groups:
-        form = group.in_force.form
-        if form is not None and form.type == "dynamic":
-            factor = form.parameters["factor"]
-            assert isinstance(factor, int | float)
-            factors.append(float(factor))
-    return int(geometry.max_position_embeddings * max(factors))
+def _length(geometry: RopeGeometry) -> int | None:
+    """max_position_embeddings; None for tables that follow the length, which work past it."""
+    if any(group.in_force.length_dependent for group in geometry.groups):
+        return None
+    return geometry.max_position_embeddings
 
 
 def run_reference(folder: Path, text: str, tokens: int, planned: Planned, seconds: float) -> Answer:
