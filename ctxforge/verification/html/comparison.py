@@ -1,0 +1,263 @@
+"""The page of several methods, ranked on the same tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxforge.errors import UsageError
+from ctxforge.lengths import format_length
+from ctxforge.verification.chart import Axis, Mark, Series, chart_svg
+from ctxforge.verification.html import numbers, tables
+from ctxforge.verification.html.figures import PERPLEXITY, RETRIEVAL, ROTATION, scale_of
+from ctxforge.verification.html.page import environment, responsive
+from ctxforge.verification.html.rotation import TITLE, rotary_tables, rotation_svg
+from ctxforge.verification.plot import curve_of, plot_svg
+from ctxforge.verification.svg import NARROW, WIDE, style
+
+if TYPE_CHECKING:
+    from ctxforge.verification.measure import Measures
+    from ctxforge.verification.report import Protocol
+    from ctxforge.verification.statistics import Interval
+
+BEST, WORSE, BETTER = "best", "worse than the best", "better than the best"
+UNTOLD, TOO_FEW, NO_SCORE = "not told apart from the best", "too few to tell", "no score"
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One method.
+
+    Attributes:
+        name: as in tables and plots.
+        measures: what it scored.
+        plan: as in `ctxforge.json`; None for the unmodified source.
+        score: what the methods are ranked by, with its interval.
+        difference: this score minus the best method's, paired by unit; None for the best itself.
+        warnings: of its plan, one line each.
+    """
+
+    name: str
+    measures: Measures
+    plan: Mapping[str, Any] | None
+    score: Interval
+    difference: Interval | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RankedView:
+    """A row of the ranking."""
+
+    rank: str
+    name: str
+    verdict: str
+    css: str
+    score: str
+    interval: str
+    difference: str
+    perplexity: str
+    retrieval: str
+    short: str
+
+
+def rank(rows: Sequence[ComparisonRow], *, higher_is_better: bool) -> list[ComparisonRow]:
+    """Best score first; those without one last; equal scores in the order given."""
+
+    def key(row: ComparisonRow) -> tuple[bool, float]:
+        value = row.score.value
+        return math.isnan(value), 0.0 if math.isnan(value) else -value if higher_is_better else value
+
+    return sorted(rows, key=key)
+
+
+def standing(row: ComparisonRow, *, first: bool, higher_is_better: bool) -> str:
+    """What the interval of the difference to the best says, in words."""
+    if math.isnan(row.score.value):
+        return NO_SCORE
+    if first:
+        return BEST
+    if row.difference is None or row.difference.bounds is None:
+        return TOO_FEW
+    low, high = row.difference.bounds
+    if low <= 0 <= high:
+        return UNTOLD
+    return WORSE if (high < 0) == higher_is_better else BETTER
+
+
+def comparison_figures(
+    rows: Sequence[ComparisonRow],
+    *,
+    trained_length: int,
+    target_length: int,
+    width: float = WIDE,
+    heading: bool = True,
+) -> dict[str, str]:
+    """SVGs with one line a method, in the order of `rows`: "perplexity", "retrieval" by length, "rotation"."""
+    found = {}
+    curves = [curve_of(row.measures, row.name) for row in rows if row.measures.buckets]
+    if any(0 < value < math.inf for curve in curves for value in curve.values):
+        drawn = plot_svg(curves, trained_length, target_length=target_length, width=width, heading=heading)
+        found[PERPLEXITY] = drawn
+    if any(row.measures.retrieval for row in rows):
+        found[RETRIEVAL] = _retrieval(rows, trained_length, width, heading)
+    named = [(row.name, table) for row in rows for table in rotary_tables(row.plan) if table.changed]
+    if named:
+        scale = max(scale_of(row.plan) for row in rows if row.plan is not None)
+        found[ROTATION] = rotation_svg(named, trained_length, scale=scale, width=width, heading=heading)
+    return found
+
+
+def render_comparison(
+    rows: Sequence[ComparisonRow],
+    *,
+    trained_length: int,
+    target_length: int,
+    score: str,
+    higher_is_better: bool,
+    protocol: Protocol | None = None,
+    title: str,
+    command: str,
+) -> str:
+    """One HTML page that ranks methods: no script, no network, light and dark.
+
+    Args:
+        rows: the methods, in any order; lines and tables follow their rank.
+        trained_length: L0 in tokens.
+        target_length: L' in tokens.
+        score: what `ComparisonRow.score` is, in words with its unit, such as "answer loss at 16k, nats a token".
+        higher_is_better: whether the largest score is the best one.
+        protocol: how the numbers were made.
+        title: such as the source's name.
+        command: the command line that makes this page again.
+
+    Raises:
+        UsageError: there is no row.
+    """
+    if not rows:
+        raise UsageError("there is no method to compare.", "Name at least one method.")
+    ranked = rank(rows, higher_is_better=higher_is_better)
+    base = next((row for row in ranked if row.plan is None), None)
+    models = [_renamed(row) for row in ranked]
+
+    def drawn(width: float) -> dict[str, str]:
+        return comparison_figures(
+            ranked, trained_length=trained_length, target_length=target_length, width=width, heading=False
+        )
+
+    captions = {
+        PERPLEXITY: "Perplexity by position",
+        RETRIEVAL: "Retrieval by context length",
+        ROTATION: TITLE,
+    }
+    views = [
+        _view(row, i, base, target_length, higher_is_better=higher_is_better, best=ranked[0])
+        for i, row in enumerate(ranked)
+    ]
+    named = [(row.name, table) for row in ranked for table in rotary_tables(row.plan) if table.changed]
+    return environment().get_template("comparison.html.j2").render(
+        title=title,
+        command=command,
+        figure_style=style(),
+        headline=_headline(ranked, views),
+        score=score,
+        better="higher is better" if higher_is_better else "lower is better",
+        views=views,
+        trained=format_length(trained_length),
+        target=format_length(target_length),
+        has_base=base is not None,
+        figures=responsive(drawn(WIDE), drawn(NARROW)),
+        captions=captions,
+        position=tables.perplexity_by_position(models, trained_length),
+        retrieval=tables.retrieval_by_length(models, trained_length),
+        by_pair=tables.lambda_by_pair(named),
+        warnings=[(row.name, warning) for row in ranked for warning in row.warnings],
+        broken=[row.name for row in ranked if not row.measures.finite],
+        protocol=None if protocol is None else tables.protocol(protocol, ranked[0].measures),
+        versions=None if protocol is None else tables.versions(protocol.versions),
+    )
+
+
+def _headline(ranked: Sequence[ComparisonRow], views: Sequence[RankedView]) -> str:
+    if math.isnan(ranked[0].score.value):
+        return "No method has a score."
+    close = [view.name for view in views[1:] if view.verdict in (UNTOLD, TOO_FEW)]
+    if not close:
+        return f"{ranked[0].name} is the best of {len(ranked)}."
+    return f"{ranked[0].name} has the best score of {len(ranked)}; not told apart from it: {', '.join(close)}."
+
+
+def _view(
+    row: ComparisonRow,
+    index: int,
+    base: ComparisonRow | None,
+    target_length: int,
+    *,
+    higher_is_better: bool,
+    best: ComparisonRow,
+) -> RankedView:
+    verdict = standing(row, first=row is best, higher_is_better=higher_is_better)
+    length = next((s for s in row.measures.lengths if s.length == target_length), None)
+    share = tables.exact_at(row.measures, target_length)
+    return RankedView(
+        rank=str(index + 1) if verdict != NO_SCORE else numbers.NONE,
+        name=row.name,
+        verdict=verdict,
+        css={BEST: "pass", WORSE: "fail", NO_SCORE: "fail"}.get(verdict, "inconclusive"),
+        score=numbers.number(row.score.value),
+        interval=numbers.bounds(row.score),
+        difference=_difference(row),
+        perplexity=numbers.NONE if length is None else numbers.perplexity(length.ppl),
+        retrieval=numbers.NONE
+        if share is None
+        else f"{numbers.percent(share.value)} ({numbers.bounds(share, numbers.percent)})",
+        short=_short(row, base),
+    )
+
+
+def _difference(row: ComparisonRow) -> str:
+    if row.difference is None or math.isnan(row.difference.value):
+        return numbers.NONE
+    value = f"{row.difference.value:+.4g}"
+    return f"{value} ({numbers.bounds(row.difference)})" if row.difference.bounds else f"{value} (too few)"
+
+
+def _short(row: ComparisonRow, base: ComparisonRow | None) -> str:
+    """Mean loss inside L0 minus the unmodified source's, on the same windows."""
+    ours = row.measures.short_windows
+    theirs = base.measures.short_windows if base is not None else ()
+    if not ours or len(ours) != len(theirs):
+        return numbers.NONE
+    return numbers.nats(math.fsum(a - b for a, b in zip(ours, theirs, strict=True)) / len(ours))
+
+
+def _renamed(row: ComparisonRow) -> Measures:
+    from dataclasses import replace
+
+    return replace(row.measures, label=row.name)
+
+
+def _retrieval(rows: Sequence[ComparisonRow], trained_length: int, width: float, heading: bool) -> str:
+    lengths = sorted({cell.length for row in rows for cell in row.measures.retrieval})
+    series = []
+    for row in rows:
+        shares = [(n, share) for n in lengths if (share := tables.exact_at(row.measures, n)) is not None]
+        if shares:
+            xs, ys = tuple(float(n) for n, _ in shares), tuple(100 * share.value for _, share in shares)
+            series.append(Series(row.name, xs, ys))
+    # A single length would make an axis without extent.
+    low, high = (lengths[0], lengths[-1]) if len(lengths) > 1 else (lengths[0] / 2, lengths[0] * 2)
+    step = 1 + (len(lengths) - 1) // (6 if width <= NARROW else 10)
+    ticks = tuple((float(n), format_length(n)) for n in lengths[::-1][::step][::-1])
+    return chart_svg(
+        series,
+        Axis("context length (tokens, log scale)", float(low), float(high), ticks, True),
+        Axis("exact answers (%)", 0.0, 100.0, tuple((float(p), str(p)) for p in range(0, 101, 20))),
+        title="Retrieval by context length",
+        description="; ".join(f"{s.label}: " + ", ".join(f"{y:.0f} %" for y in s.ys) for s in series),
+        marks=[Mark(trained_length, "trained length")] if trained_length > low else [],
+        width=width,
+        heading=heading,
+    )

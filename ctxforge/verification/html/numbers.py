@@ -1,0 +1,50 @@
+"""Numbers as the report writes them. A number that does not exist is a dash, never an empty cell."""
+
+from __future__ import annotations
+
+import math
+
+from ctxforge.lengths import format_length
+from ctxforge.verification.statistics import Interval
+
+NONE = "–"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """`value` with that many significant digits."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "minus infinite"
+    return f"{value:.{digits}g}"
+
+
+def perplexity(value: float) -> str:
+    """Two decimals where they mean something."""
+    return f"{value:.2f}" if math.isfinite(value) and value < 1e5 else number(value)
+
+
+def nats(value: float) -> str:
+    """A difference in nats a token, with its sign."""
+    return f"{value:+.4f}" if math.isfinite(value) else number(value)
+
+
+def percent(value: float) -> str:
+    """A share of 1."""
+    return f"{100 * value:.0f} %" if math.isfinite(value) else NONE
+
+
+def bounds(interval: Interval | None, write: object = number) -> str:
+    """`low to high`, or why there is none."""
+    if interval is None:
+        return NONE
+    if interval.bounds is None:
+        return "too few" if "too few" in interval.method else "none"
+    assert callable(write)
+    low, high = interval.bounds
+    return f"{write(low)} to {write(high)}"
+
+
+def length(tokens: int, trained_length: int) -> str:
+    """A length, L0 marked."""
+    return f"{format_length(tokens)} (L0)" if tokens == trained_length else format_length(tokens)
