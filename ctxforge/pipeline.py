@@ -30,7 +30,7 @@ from ctxforge.lengths import parse_length
 from ctxforge.recipe import ConversionRecipe, OutputOptions
 from ctxforge.rope import Lowered
 from ctxforge.schemes import Geometry, Plan
-from ctxforge.sources import resolve_source
+from ctxforge.sources import BUNDLED, resolve_source
 
 if TYPE_CHECKING:
     from ctxforge.engines import EngineReport
@@ -185,28 +185,45 @@ def verify(
     trained_length: int | None = None,
     target_length: int | None = None,
     settings: VerifySettings | None = None,
+    tier: str = "quick",
+    choices: Mapping[str, Any] | None = None,
+    gates: Mapping[str, Any] | None = None,
+    strict: bool = False,
     progress: VerifyProgress | None = None,
 ) -> VerifyReport:
-    """Measure the checkpoint in `folder`.
+    """Measure the checkpoint in `folder`, and judge it by the gates of a tier.
 
-    The lengths come from its provenance where the arguments are silent, then from its config and the source's.
+    The lengths come from its provenance where the arguments are silent, then from its config and the source's. The
+    source that its provenance records is taken when it is within reach and no other is given.
 
     Args:
         folder: a converted checkpoint (or any other).
         text: what to measure on.
-        source: the checkpoint it was made from; measured on the same tokens when given.
+        source: the checkpoint it was made from; measured on the same tokens.
         trained_length: L0 in tokens.
         target_length: L' in tokens.
-        settings: see `VerifySettings`.
+        settings: see `VerifySettings`; None for the tier's.
+        tier: smoke, quick, standard or full.
+        choices: fields of `VerifySettings` that replace the tier's.
+        gates: thresholds of gates by name, as `read_gates` reads them from a file.
+        strict: let an inconclusive gate count as a failed one.
         progress: called with (what, done, of how many).
 
     Raises:
         CtxforgeError: a folder, the text or a length won't do.
     """
     from ctxforge import verification
+    from ctxforge.static_checks import check
+    from ctxforge.verification.gates import tier as find_tier
+    from ctxforge.verification.settings import tier_settings
+    from ctxforge.verification.verdict import judged
 
+    chosen = find_tier(tier)
+    if (choices or {}).get("retrieval") is False:
+        chosen = chosen.without("retrieval")
     checkpoint = read_checkpoint(resolve_source(str(folder)))
     local = _local(checkpoint)
+    source = source or _recorded_source(checkpoint)
     origin = None if source is None else _local(read_checkpoint(resolve_source(source)))
     target = target_length or _target(checkpoint)
     trained = trained_length or _trained(checkpoint, origin)
@@ -214,15 +231,26 @@ def verify(
         raise UsageError(
             f"the trained length of {trained} exceeds the target of {target} tokens", "pass --to with a longer length"
         )
-    return verification.verify(
+    report = verification.verify(
         _root(local),
         source_dir=None if origin is None else _root(origin),
         text=text,
         trained_length=trained,
         target_length=target,
-        settings=settings or verification.VerifySettings(),
+        settings=settings or tier_settings(chosen, trained, target, choices or {}),
         progress=progress,
     )
+    failures = sum(one.verdict == "fail" for one in check(_root(local)).checks)
+    return judged(report, chosen, config_failures=failures, overrides=gates, strict=strict)
+
+
+def _recorded_source(checkpoint: Checkpoint) -> str | None:
+    """The source that a conversion recorded, when it is the bundled model or a folder that is still there."""
+    recorded: Any = (checkpoint.json_files.get(provenance.FILE_NAME) or {}).get("source")
+    name = recorded.get("name") if isinstance(recorded, Mapping) else None
+    if not isinstance(name, str):
+        return None
+    return name if name == BUNDLED or (Path(name) / "config.json").is_file() else None
 
 
 def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:

@@ -117,6 +117,8 @@ def _table(group: RopeGroup) -> dict[str, Any]:
         scaling = f"divisors {min(rotation.divisors):.4g} ... {max(rotation.divisors):.4g}"
         scaling += f", a = {rotation.temperature:.5g}"
         scaling += ", follows the running length" if rotation.length_dependent else ""
+    if rotation.code is not None:
+        scaling = f"custom code: {rotation.code.name}, on {'plain frequencies' if scaling == 'none' else scaling}"
     return {
         "layer_type": group.layer_type,
         "rotated_dims": group.rotated_dims,

@@ -26,7 +26,7 @@ COMMANDS = {
     "inspect": "Show what a checkpoint's RoPE really is.",
     "check": "Check a checkpoint folder statically, for CI.",
     "engines": "Show which engines compute what a config means.",
-    "verify": "Measure perplexity and retrieval at the target length.",
+    "verify": "Measure perplexity and retrieval, and judge them by gates.",
     "gguf": "Give a converted GGUF the rotation that conversion lost.",
     "methods": "List the methods, or explain one.",
     "demo": "Extend the bundled model with several methods and compare.",

@@ -140,6 +140,8 @@ def lowering_notes(
 
 def _why(form: RopeForm, group: GroupPlan, portability: Portability) -> str:
     native = group.rotation.form is not None and group.rotation.form.type == form.type
+    if group.rotation.code is not None:
+        return f"the modeling file {group.rotation.code.name} computes the rest; only transformers runs it, with trust"
     if form.type == "default":
         return "every engine reads it"
     if portability == "transformers" and (form.type == "proportional" or "attention_factor" in form.parameters):

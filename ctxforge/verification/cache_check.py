@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ctxforge.verification.retrieval import cache_argument
+
 _TOKENS = 192
 _CHUNKS = (96, 48, 24, 12, 6, 3, 1, 1, 1)
 
@@ -46,6 +48,7 @@ def cache_difference(model: Any, ids: Sequence[int], trained_length: int, target
 
 
 def _chunked(model: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | None:
+    name = cache_argument(model)
     cache: Any = None
     parts: list[torch.Tensor] = []
     at = 0
@@ -56,10 +59,10 @@ def _chunked(model: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch
             input_ids=tokens[:, at:end],
             position_ids=positions[:, at:end],
             attention_mask=torch.ones_like(tokens[:, :end]),
-            past_key_values=cache,
             use_cache=True,
+            **{name: cache},
         )
-        cache = getattr(output, "past_key_values", None)
+        cache = getattr(output, name, None)
         if cache is None:
             return None
         parts.append(output.logits[0])

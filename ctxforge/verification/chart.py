@@ -12,11 +12,21 @@ from ctxforge.verification.svg import NARROW, SERIES, document, line, text, text
 _DASHES = ("", "8 5", "2 5", "10 4 2 4")
 _SHAPES = ("circle", "square", "diamond", "triangle")
 _ROW = 22.0
+REFERENCE = -1
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line. `lows` and `highs` bound the values and are drawn as a band; None where there is no interval."""
+    """One line.
+
+    Attributes:
+        label: in the legend.
+        xs, ys: its points.
+        lows, highs: bounds of the values, drawn as a band; None where there is no interval.
+        points: whether the points are drawn on the line.
+        slot: number of its colour, dashes and shape; None for the line's place among the others, `REFERENCE` for a
+            thin grey line that others are held against.
+    """
 
     label: str
     xs: tuple[float, ...]
@@ -24,6 +34,7 @@ class Series:
     lows: tuple[float, ...] | None = None
     highs: tuple[float, ...] | None = None
     points: bool = True
+    slot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ def chart_svg(
     narrow = width <= NARROW
     left, right = (46.0, 12.0) if narrow else (64.0, 24.0)
     first = (52.0 if heading else 22.0) if not narrow or heading else 20.0
-    legend, rows = _legend([entry.label for entry in series], left if not narrow else 8.0, width - 8.0, first)
+    slots = [number if entry.slot is None else entry.slot for number, entry in enumerate(series)]
+    legend, rows = _legend([entry.label for entry in series], slots, left if not narrow else 8.0, width - 8.0, first)
     top = first + _ROW * rows + 18.0
     floor = top + (230.0 if narrow else 300.0)
     height = floor + 54.0
@@ -102,11 +114,11 @@ def chart_svg(
         parts.append(text(place, floor + 20, label, css="small soft", anchor=anchor))
     parts.append(line(left, floor, width - right, floor, "axis"))
     parts.append(text((left + width - right) / 2, height - 12, x.title, css="small" if narrow else "", anchor="middle"))
-    for number, entry in enumerate(series):
+    for number, entry in zip(slots, series, strict=True):
         parts.append(_band(number, [(at_x(a), at_y(b), at_y(c)) for a, b, c in _bounds(entry)]))
     inside = [mark for mark in marks if x.low < mark.x <= x.high]
     parts += [line(at_x(mark.x), top - 6, at_x(mark.x), floor, "mark") for mark in inside]
-    for number, entry in enumerate(series):
+    for number, entry in zip(slots, series, strict=True):
         placed = [(at_x(a), at_y(b)) for a, b in zip(entry.xs, entry.ys, strict=True)]
         parts.append(_line_of(number, placed, points=entry.points))
     for row, mark in enumerate(inside):
@@ -152,7 +164,7 @@ def _band(number: int, bounds: list[tuple[float, float, float]]) -> str:
         return ""
     if len(bounds) == 1:
         x, low, high = bounds[0]
-        return line(x, low, x, high, f"curve s{number % SERIES}")
+        return line(x, low, x, high, _stroke(number))
     around = [(x, high) for x, _, high in bounds] + [(x, low) for x, low, _ in reversed(bounds)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in around)
     return f'<polygon points="{path}" class="band d{number % SERIES}"/>'
@@ -161,23 +173,24 @@ def _band(number: int, bounds: list[tuple[float, float, float]]) -> str:
 def _line_of(number: int, placed: list[tuple[float, float]], *, points: bool) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     dots = "".join(_point(number, x, y) for x, y in placed) if points else ""
-    stroke = f'<polyline points="{path}" class="curve s{number % SERIES}"{_dash(number)}/>'
+    stroke = f'<polyline points="{path}" class="{_stroke(number)}"{_dash(number)}/>'
     return f'<g data-series="{number}">{stroke}{dots}</g>'
 
 
-def _legend(labels: list[str], left: float, right: float, first: float) -> tuple[list[str], int]:
+def _legend(labels: list[str], slots: list[int], left: float, right: float, first: float) -> tuple[list[str], int]:
     """Legend entries in rows whose first has its baseline at `first`, and how many rows they took."""
     parts: list[str] = []
     x, row = left, 0
     longest = max(12, int((right - left - 33) / 7.8))
-    for number, label in enumerate(labels):
+    for number, label in zip(slots, labels, strict=True):
         shown = label if len(label) <= longest else label[: longest - 1] + "…"
         width = 54 + text_width(shown)
         if x > left and x + width - 16 > right:
             x, row = left, row + 1
         y = first + _ROW * row
-        parts.append(f'<path d="M{x:.1f} {y - 4.5:.1f}h26" class="curve s{number % SERIES}"{_dash(number)}/>')
-        parts.append(_point(number, x + 13, y - 4.5))
+        parts.append(f'<path d="M{x:.1f} {y - 4.5:.1f}h26" class="{_stroke(number)}"{_dash(number)}/>')
+        if number != REFERENCE:
+            parts.append(_point(number, x + 13, y - 4.5))
         parts.append(text(x + 33, y, shown))
         x += width
     return parts, row + 1
@@ -193,7 +206,11 @@ def _point(number: int, x: float, y: float) -> str:
     return f'<path d="M{x:.1f} {y:.1f}{steps}z" {css}/>'
 
 
+def _stroke(number: int) -> str:
+    return "curve reference" if number == REFERENCE else f"curve s{number % SERIES}"
+
+
 def _dash(number: int) -> str:
     # The dashes change faster than the colours come round, so that neighbours differ in both.
-    pattern = _DASHES[(number + number // SERIES) % len(_DASHES)]
+    pattern = "" if number == REFERENCE else _DASHES[(number + number // SERIES) % len(_DASHES)]
     return f' stroke-dasharray="{pattern}"' if pattern else ""

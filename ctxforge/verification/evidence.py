@@ -6,7 +6,7 @@ Units are paired: the same window of the same text, the same haystack and depth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from ctxforge.verification.gates.measurement import Measurement, difference, exact, ratio
 from ctxforge.verification.measure import Measures
@@ -100,21 +100,30 @@ def _retrieval(
     if source is None:
         missing.update(dict.fromkeys(names, NO_SOURCE))
         return
-    ours, theirs = _by_prompt(result, length), _by_prompt(source, trained_length)
-    shared = [prompt for prompt in ours if prompt in theirs]
-    if not shared:
+    theirs = _at(source, trained_length)
+    pairs = [(answer, partner) for answer in _at(result, length) if (partner := _partner(answer, theirs)) is not None]
+    if not pairs:
         missing.update(dict.fromkeys(names, f"no prompt was asked both at {length} tokens and of the source"))
         return
-    labels = [f"seed {seed}, depth {stratum + 1}/{strata}" for seed, stratum, strata in shared]
-    thirds = [_THIRDS[3 * stratum // strata] for _seed, stratum, strata in shared]
-    losses = [ours[prompt].nll for prompt in shared], [theirs[prompt].nll for prompt in shared]
-    hits = [float(ours[prompt].exact) for prompt in shared], [float(theirs[prompt].exact) for prompt in shared]
+    labels = [f"seed {one.seed}, depth {one.stratum + 1}/{one.strata}" for one, _ in pairs]
+    thirds = [_THIRDS[3 * one.stratum // one.strata] for one, _ in pairs]
+    losses = [one.nll for one, _ in pairs], [other.nll for _, other in pairs]
+    hits = [float(one.exact) for one, _ in pairs], [float(other.exact) for _, other in pairs]
     found["retrieval"] = ratio(*hits, unit="prompt", labels=labels, outcomes=True)
     found["retrieval_depth"] = ratio(*hits, unit="prompt", labels=labels, groups=thirds, outcomes=True)
     found["retrieval_nll"] = difference(*losses, unit="prompt", labels=labels)
     found["retrieval_depth_nll"] = difference(*losses, unit="prompt", labels=labels, groups=thirds)
 
 
-def _by_prompt(measures: Measures, length: int) -> Mapping[tuple[int, int, int], ScoredAnswer]:
-    at = [answer for answer in measures.answers if answer.length == length]
-    return {(answer.seed, answer.stratum, answer.strata): answer for answer in at}
+def _at(measures: Measures, length: int) -> list[ScoredAnswer]:
+    return [answer for answer in measures.answers if answer.length == length]
+
+
+def _partner(answer: ScoredAnswer, others: Sequence[ScoredAnswer]) -> ScoredAnswer | None:
+    """The other model's prompt of the same seed at the nearest depth: a short context holds fewer strata."""
+    same = [other for other in others if other.seed == answer.seed]
+    return min(same, key=lambda other: abs(_depth(other) - _depth(answer)), default=None)
+
+
+def _depth(answer: ScoredAnswer) -> float:
+    return (answer.stratum + 0.5) / answer.strata

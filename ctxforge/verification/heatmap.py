@@ -152,7 +152,7 @@ def _scale(y: float, width: float) -> list[str]:
     steps, wide = 28, 120.0
     left = width - 64.0 - wide
     parts = [
-        f'<rect x="{left + wide * i / steps:.1f}" y="{y:.1f}" width="{wide / steps + 0.3:.1f}" height="12" '
+        f'<rect x="{left + wide * i / steps:.1f}" y="{y:.1f}" width="{wide / steps + (0.8 if i < steps - 1 else 0):.1f}" height="12" '
         f'style="fill:{_rgb(colour_of(_WORST * i / (steps - 1))[0])}"/>'
         for i in range(steps)
     ]

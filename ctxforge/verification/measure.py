@@ -14,7 +14,7 @@ from ctxforge.verification.needles import Haystack, plant
 from ctxforge.verification.onepass import OnePass, Tick
 from ctxforge.verification.perplexity import BucketScore, LengthScore, Losses, by_bucket, by_length
 from ctxforge.verification.retrieval import ScoredAnswer
-from ctxforge.verification.settings import VerifySettings, measured_lengths
+from ctxforge.verification.settings import VerifySettings, measured_lengths, short_window_length
 from ctxforge.verification.text import TokenText, tokenize
 
 Progress = Callable[[str, int, int], None]
@@ -152,11 +152,15 @@ def evaluate_model(
     )
 
 
-def prepare_text(tokenizer: Any, text: str, target_length: int, settings: VerifySettings) -> TokenText:
-    """Tokenise `text` once for several calls of `evaluate_model`; raises UsageError when it is too short."""
-    return tokenize(
-        tokenizer, text, length=target_length, windows=settings.documents, spare=settings.seeds * target_length
-    )
+def prepare_text(
+    tokenizer: Any, text: str, target_length: int, settings: VerifySettings, *, whole: int = 0
+) -> TokenText:
+    """Tokenise `text` once for several calls of `evaluate_model`; raises UsageError when it is too short.
+
+    `whole` windows more are tokenised where the text holds them, without insisting on them.
+    """
+    spare = (settings.seeds + whole) * target_length
+    return tokenize(tokenizer, text, length=target_length, windows=settings.documents, spare=spare)
 
 
 def haystack_for(
@@ -189,10 +193,9 @@ def _short_windows(
     progress: Progress | None,
     label: str,
 ) -> list[float]:
-    """Mean loss of each window of the trained length; the first is read off the long pass where that holds it."""
-    size = min(trained_length, target_length)
-    room = (len(tokens.prefix) * settings.documents + len(tokens.body)) // size
-    count = max(1, min(settings.short_windows, room, settings.documents * target_length // size))
+    """Mean loss of each short window; the first is read off the long pass where that holds it."""
+    size = short_window_length(settings, trained_length, target_length)
+    count = max(1, min(settings.short_windows, tokens.windows_of(size)))
     means = []
     for index in range(count):
         if index == 0 and windows and runner.prefix_invariant:

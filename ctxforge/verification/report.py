@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxforge.errors import InternalError
+from ctxforge.verification.gates.reach import EffectiveLength
+from ctxforge.verification.gates.types import Judgement
 from ctxforge.verification.measure import Measures
 
 SCHEMA_VERSION = 1
@@ -69,12 +71,22 @@ class ShortContext:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found: the protocol, the result's measures, the source's, and the short-context difference."""
+    """What `verify` found.
+
+    Attributes:
+        protocol: how it was measured.
+        result, source: of the checkpoint, and of the one it was made from.
+        short_context: their paired difference inside the trained length.
+        judgement: the gates with their verdicts; None when nothing was judged.
+        effective: how far the gates hold; None likewise.
+    """
 
     protocol: Protocol
     result: Measures
     source: Measures | None
     short_context: ShortContext | None
+    judgement: Judgement | None = None
+    effective: EffectiveLength | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-serialisable data. Non-finite numbers become None.
@@ -90,9 +102,13 @@ class VerifyReport:
                         "window_buckets": [["buckets" of one window]], "short_windows": [nll],
                         "passes", "retrieval_way", "head", "attention", "dtype", "finite"},
              "source": null or the same as "result",
-             "short_context": null or {"length", "differences": [nats], "mean"}}
+             "short_context": null or {"length", "differences": [nats], "mean"},
+             "judgement": null or {"verdict", "exit_code", "headline", "gates": [...], "left_out": [...]},
+             "effective": null or {"length", "low", "high", "has_interval", "failed", "words"}}
         """
         data = {"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        if self.judgement is not None:
+            data["judgement"] = self.judgement.to_dict()
         plain: dict[str, Any] = _plain(data)
         return plain
 

@@ -194,7 +194,7 @@ def _by_cache(runner: OnePass, haystack: Haystack, cells: Sequence[Cell], tick: 
                 attention_mask=torch.ones(1, total, dtype=torch.long, device=device),
                 position_ids=torch.arange(length, total, device=device)[None],
                 # A copy: not every cache can be cut back, and a window's cache forgets.
-                **{_cache_name(runner.model): copy.deepcopy(prefill[_cache_name(runner.model)])},
+                **{cache_argument(runner.model): copy.deepcopy(prefill[cache_argument(runner.model)])},
                 use_cache=True,
             )
             logits = output.logits[0, -len(needle.answer) :].float()
@@ -206,7 +206,7 @@ def _by_cache(runner: OnePass, haystack: Haystack, cells: Sequence[Cell], tick: 
     return found
 
 
-def _cache_name(model: Any) -> str:
+def cache_argument(model: Any) -> str:
     """How this model calls its cache: newer transformers say `cache` where older ones said `past_key_values`."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ctxforge.verification.load import load_model, load_tokenizer, memory_errors
 from ctxforge.verification.measure import Measures, Progress, evaluate_model, prepare_text
 from ctxforge.verification.needles import ANSWER, QUESTION
 from ctxforge.verification.report import Protocol, VerifyReport, short_context
-from ctxforge.verification.settings import VerifySettings
+from ctxforge.verification.settings import VerifySettings, short_window_length
 from ctxforge.verification.text import TokenText
 
 
@@ -45,8 +46,14 @@ def verify(
     """
     model_dir = Path(model_dir)
     device = pick_device(settings.device)
+    asked = settings.documents
     tokenizer = load_tokenizer(model_dir, settings)
-    tokens = prepare_text(tokenizer, text, target_length, settings)
+    if settings.fewer_documents:
+        settings = replace(settings, documents=1)
+        tokens = prepare_text(tokenizer, text, target_length, settings, whole=asked)
+        settings = replace(settings, documents=max(1, min(asked, tokens.windows_of(target_length))))
+    else:
+        tokens = prepare_text(tokenizer, text, target_length, settings)
 
     def measured(folder: Path, label: str, *, curve: bool, retrieval_up_to: int, truncated: bool = False) -> Measures:
         with memory_errors(target_length, settings):
@@ -83,7 +90,9 @@ def verify(
         protocol=protocol(tokens, trained_length, target_length, settings, device),
         result=result,
         source=source,
-        short_context=None if source is None else short_context(source, result, min(trained_length, target_length)),
+        short_context=None
+        if source is None
+        else short_context(source, result, short_window_length(settings, trained_length, target_length)),
     )
 
 

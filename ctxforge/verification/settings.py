@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ctxforge.errors import UsageError
+from ctxforge.verification.gates.tiers import Tier
+from ctxforge.verification.statistics import FEWEST_UNITS
 
+# Tokens: below, the cold start of a window outweighs what the positions do.
+_SHORTEST = 256
+_QUICK_TOKENS = 16384
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -26,9 +33,11 @@ class VerifySettings:
             vocabulary of 128k at 134 MB and costs no time against larger slices.
         retrieval: whether the retrieval grid is measured.
         source_curve: whether the source is measured up to the target too, so that its collapse shows.
-        short_windows: most windows of the trained length in the short-context comparison.
+        short_windows: most windows in the short-context comparison.
+        short_length: tokens of such a window; None for the trained length.
         truncated_source: whether the source is measured on truncated contexts beyond the trained length, for the gate
             on use.
+        fewer_documents: take as many windows as the text holds where it holds fewer than `documents`.
         trust_remote_code: whether code inside the checkpoints may run.
     """
 
@@ -43,7 +52,9 @@ class VerifySettings:
     retrieval: bool = True
     source_curve: bool = True
     short_windows: int = 4
+    short_length: int | None = None
     truncated_source: bool = False
+    fewer_documents: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -86,3 +97,37 @@ def measured_lengths(settings: VerifySettings, trained_length: int, target_lengt
         lengths.add(step)
         step = trained_length if step < trained_length else 2 * step
     return tuple(sorted(lengths))
+
+
+def tier_settings(tier: Tier, trained_length: int, target_length: int, overrides: Mapping[str, Any]) -> VerifySettings:
+    """What a tier measures between these lengths, with the user's own choices over it.
+
+    Args:
+        tier: its number of documents, prompts and lengths.
+        trained_length: L0 in tokens.
+        target_length: L' in tokens.
+        overrides: fields of `VerifySettings` by name.
+    """
+    chosen: dict[str, Any] = {
+        "lengths": tier.lengths(trained_length, target_length),
+        "documents": _documents(tier, target_length),
+        "fewer_documents": True,
+        "needles": max(1, tier.depths),
+        "seeds": max(1, tier.seeds),
+        "short_windows": max(1, tier.short_documents),
+        "short_length": min(trained_length, max(_SHORTEST, trained_length // 8)) if tier.name == "quick" else None,
+        "truncated_source": "use" in tier.gates,
+    }
+    return VerifySettings(**{**chosen, **overrides})
+
+
+def _documents(tier: Tier, target_length: int) -> int:
+    """A tier's documents; short ones are cheap, so the quick tier takes as many as an interval needs there."""
+    if tier.name != "quick":
+        return max(1, tier.documents)
+    return max(1, min(FEWEST_UNITS, _QUICK_TOKENS // target_length))
+
+
+def short_window_length(settings: VerifySettings, trained_length: int, target_length: int) -> int:
+    """Tokens of a window of the short-context comparison."""
+    return min(settings.short_length or trained_length, trained_length, target_length)

@@ -28,6 +28,10 @@ class TokenText:
     sha256: str
     complete: bool
 
+    def windows_of(self, length: int) -> int:
+        """How many whole windows of `length` ids it holds."""
+        return len(self.body) // (length - len(self.prefix))
+
     def window(self, index: int, length: int) -> list[int]:
         """Window number `index`: `length` ids, prefix included, of consecutive text without overlap."""
         size = length - len(self.prefix)

@@ -75,7 +75,7 @@ GATES: tuple[Gate, ...] = (
         "interval",
         NATS,
         "Loss in the last positions before the target minus loss just below the trained length, same documents.",
-        gross=0.5,
+        gross=1.0,
     ),
     Gate(
         "use",

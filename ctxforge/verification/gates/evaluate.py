@@ -25,8 +25,9 @@ def judge(
 ) -> Judgement:
     """Apply every gate to its measurement.
 
-    A gate that is not required is left out when its quantity was not measured, and when its right-or-wrong answers
-    could not have passed it whatever the result is (`too_weak`); a failure is a failure all the same.
+    A gate that is not required is left out when its quantity was not measured, when it has too few units for an
+    interval, and when its right-or-wrong answers could not have passed it whatever the result is (`too_weak`); a
+    failure is a failure all the same.
 
     Args:
         gates: in the order in which they are reported.
@@ -58,8 +59,11 @@ def judge_measurement(
 ) -> GateResult | str:
     """One gate on its measurement, or why it is left out (see `judge`)."""
     result = judge_one(gate, estimate(measurement, resamples=resamples, seed=seed), measurement.unit)
-    weak = "" if gate.required or result.verdict == Verdict.FAIL else too_weak(gate, measurement)
-    return weak or result
+    if gate.required or result.verdict == Verdict.FAIL:
+        return result
+    if result.verdict == Verdict.INCONCLUSIVE and result.decided_by == "point":
+        return result.words
+    return too_weak(gate, measurement) or result
 
 
 def judge_one(gate: Gate, interval: Interval, unit: str = "unit") -> GateResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ctxforge.errors import UsageError
 
@@ -53,6 +53,14 @@ class Tier:
     def prompts(self) -> int:
         """Retrieval prompts a length."""
         return self.depths * self.seeds
+
+    def without(self, prefix: str) -> Tier:
+        """The same tier without the gates whose names begin with `prefix`: what the user left out can't be missing."""
+        return replace(
+            self,
+            required=tuple(name for name in self.required if not name.startswith(prefix)),
+            optional=tuple(name for name in self.optional if not name.startswith(prefix)),
+        )
 
     def lengths(self, trained_length: int, target_length: int) -> tuple[int, ...]:
         """The context lengths to measure, ascending: halvings of L0, L0, its doublings, L'.
