@@ -150,9 +150,10 @@ def _rgb(colour: Colour) -> str:
 def _scale(y: float, width: float) -> list[str]:
     """The colours' key, with its ends in words."""
     steps, wide = 28, 120.0
-    left = width - 64.0 - wide
+    left, step = width - 64.0 - wide, wide / steps
+    # Steps overlap a little, or the paper would shine through between them.
     parts = [
-        f'<rect x="{left + wide * i / steps:.1f}" y="{y:.1f}" width="{wide / steps + (0.8 if i < steps - 1 else 0):.1f}" height="12" '
+        f'<rect x="{left + step * i:.1f}" y="{y:.1f}" width="{step + 0.8 * (i < steps - 1):.1f}" height="12" '
         f'style="fill:{_rgb(colour_of(_WORST * i / (steps - 1))[0])}"/>'
         for i in range(steps)
     ]

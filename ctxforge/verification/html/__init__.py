@@ -1,4 +1,4 @@
-"""The report of a verification, or of a comparison of methods, as one HTML page that needs nothing else, and its figures.
+"""The report of a verification, or of several methods compared, as one HTML page that needs nothing else.
 
 Importing this package imports no torch: a report that was stored can be shown without it.
 """

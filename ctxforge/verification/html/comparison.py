@@ -97,16 +97,17 @@ def comparison_figures(
 ) -> dict[str, str]:
     """SVGs with one line a method, in the order of `rows`: "perplexity", "retrieval" by length, "rotation"."""
     found = {}
-    curves = [curve_of(row.measures, row.name) for row in rows if row.measures.buckets]
+    curves = [curve_of(row.measures, row.name) for row in rows]
     if any(0 < value < math.inf for curve in curves for value in curve.values):
         drawn = plot_svg(curves, trained_length, target_length=target_length, width=width, heading=heading)
         found[PERPLEXITY] = drawn
     if any(row.measures.retrieval for row in rows):
         found[RETRIEVAL] = _retrieval(rows, trained_length, width, heading)
-    named = [(row.name, table) for row in rows for table in rotary_tables(row.plan) if table.changed]
-    if named:
+    placed = [(i, row.name, t) for i, row in enumerate(rows) for t in rotary_tables(row.plan) if t.changed]
+    if placed:
+        named, slots = [(name, table) for _, name, table in placed], [i for i, _, _ in placed]
         scale = max(scale_of(row.plan) for row in rows if row.plan is not None)
-        found[ROTATION] = rotation_svg(named, trained_length, scale=scale, width=width, heading=heading)
+        found[ROTATION] = rotation_svg(named, trained_length, slots=slots, scale=scale, width=width, heading=heading)
     return found
 
 
@@ -157,26 +158,30 @@ def render_comparison(
         for i, row in enumerate(ranked)
     ]
     named = [(row.name, table) for row in ranked for table in rotary_tables(row.plan) if table.changed]
-    return environment().get_template("comparison.html.j2").render(
-        title=title,
-        command=command,
-        figure_style=style(),
-        headline=_headline(ranked, views),
-        score=score,
-        better="higher is better" if higher_is_better else "lower is better",
-        views=views,
-        trained=format_length(trained_length),
-        target=format_length(target_length),
-        has_base=base is not None,
-        figures=responsive(drawn(WIDE), drawn(NARROW)),
-        captions=captions,
-        position=tables.perplexity_by_position(models, trained_length),
-        retrieval=tables.retrieval_by_length(models, trained_length),
-        by_pair=tables.lambda_by_pair(named),
-        warnings=[(row.name, warning) for row in ranked for warning in row.warnings],
-        broken=[row.name for row in ranked if not row.measures.finite],
-        protocol=None if protocol is None else tables.protocol(protocol, ranked[0].measures),
-        versions=None if protocol is None else tables.versions(protocol.versions),
+    return (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(
+            title=title,
+            command=command,
+            figure_style=style(),
+            headline=_headline(ranked, views),
+            score=score,
+            better="higher is better" if higher_is_better else "lower is better",
+            views=views,
+            trained=format_length(trained_length),
+            target=format_length(target_length),
+            has_base=base is not None,
+            figures=responsive(drawn(WIDE), drawn(NARROW)),
+            captions=captions,
+            position=tables.perplexity_by_position(models, trained_length),
+            retrieval=tables.retrieval_by_length(models, trained_length),
+            by_pair=tables.lambda_by_pair(named),
+            warnings=[(row.name, warning) for row in ranked for warning in row.warnings],
+            broken=[row.name for row in ranked if not row.measures.finite],
+            protocol=None if protocol is None else tables.protocol(protocol, ranked[0].measures),
+            versions=None if protocol is None else tables.versions(protocol.versions),
+        )
     )
 
 
@@ -206,13 +211,11 @@ def _view(
         name=row.name,
         verdict=verdict,
         css={BEST: "pass", WORSE: "fail", NO_SCORE: "fail"}.get(verdict, "inconclusive"),
-        score=numbers.number(row.score.value),
+        score=numbers.estimate(row.score.value),
         interval=numbers.bounds(row.score),
         difference=_difference(row),
         perplexity=numbers.NONE if length is None else numbers.perplexity(length.ppl),
-        retrieval=numbers.NONE
-        if share is None
-        else f"{numbers.percent(share.value)} ({numbers.bounds(share, numbers.percent)})",
+        retrieval=numbers.NONE if share is None else f"{numbers.percent(share.value)} ({numbers.shares(share)})",
         short=_short(row, base),
     )
 
@@ -220,7 +223,8 @@ def _view(
 def _difference(row: ComparisonRow) -> str:
     if row.difference is None or math.isnan(row.difference.value):
         return numbers.NONE
-    value = f"{row.difference.value:+.4g}"
+    sign = "+" if row.difference.value > 0 else ""
+    value = sign + numbers.estimate(row.difference.value)
     return f"{value} ({numbers.bounds(row.difference)})" if row.difference.bounds else f"{value} (too few)"
 
 
@@ -228,7 +232,7 @@ def _short(row: ComparisonRow, base: ComparisonRow | None) -> str:
     """Mean loss inside L0 minus the unmodified source's, on the same windows."""
     ours = row.measures.short_windows
     theirs = base.measures.short_windows if base is not None else ()
-    if not ours or len(ours) != len(theirs):
+    if row is base or not ours or len(ours) != len(theirs):
         return numbers.NONE
     return numbers.nats(math.fsum(a - b for a, b in zip(ours, theirs, strict=True)) / len(ours))
 
@@ -242,11 +246,11 @@ def _renamed(row: ComparisonRow) -> Measures:
 def _retrieval(rows: Sequence[ComparisonRow], trained_length: int, width: float, heading: bool) -> str:
     lengths = sorted({cell.length for row in rows for cell in row.measures.retrieval})
     series = []
-    for row in rows:
+    for slot, row in enumerate(rows):
         shares = [(n, share) for n in lengths if (share := tables.exact_at(row.measures, n)) is not None]
         if shares:
             xs, ys = tuple(float(n) for n, _ in shares), tuple(100 * share.value for _, share in shares)
-            series.append(Series(row.name, xs, ys))
+            series.append(Series(row.name, xs, ys, slot=slot))
     # A single length would make an axis without extent.
     low, high = (lengths[0], lengths[-1]) if len(lengths) > 1 else (lengths[0] / 2, lengths[0] * 2)
     step = 1 + (len(lengths) - 1) // (6 if width <= NARROW else 10)

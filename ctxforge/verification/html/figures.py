@@ -37,8 +37,10 @@ def figures(
     tables = rotary_tables(plan)
     if plan is not None and tables:
         method = str(plan.get("method", "method"))
+        # The result is the second line of the other figures.
+        slots = range(1, len(tables) + 1)
         found[ROTATION] = rotation_svg(
-            labelled(method, tables), trained, scale=scale_of(plan), width=width, heading=heading
+            labelled(method, tables), trained, slots=slots, scale=scale_of(plan), width=width, heading=heading
         )
     return found
 

@@ -51,7 +51,8 @@ def gate_views(judgement: Judgement | None) -> list[GateView]:
 
 def _gate(result: GateResult) -> GateView:
     gate, interval = result.gate, result.interval
-    value = "not measured" if interval is None else f"{numbers.number(interval.value)} {gate.quantity}"
+    write = numbers.number if gate.basis == "exact" else numbers.estimate
+    value = "not measured" if interval is None else f"{write(interval.value)} {gate.quantity}"
     if interval is None or gate.basis == "exact":
         between = numbers.NONE if interval is None else "exact"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ctxforge.lengths import format_length
 from ctxforge.verification.statistics import Interval
@@ -10,13 +11,20 @@ from ctxforge.verification.statistics import Interval
 NONE = "–"
 
 
-def number(value: float, digits: int = 4) -> str:
+def number(value: float, digits: int = 3) -> str:
     """`value` with that many significant digits."""
     if math.isnan(value):
         return "not a number"
     if math.isinf(value):
         return "infinite" if value > 0 else "minus infinite"
     return f"{value:.{digits}g}"
+
+
+def estimate(value: float, digits: int = 3) -> str:
+    """As `number`, with the zeros at the end that say how exact it is."""
+    if math.isfinite(value) and 1e-4 <= abs(value) < 10**digits:
+        return f"{value:#.{digits}g}".removesuffix(".")
+    return number(value, digits)
 
 
 def perplexity(value: float) -> str:
@@ -34,17 +42,24 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f} %" if math.isfinite(value) else NONE
 
 
-def bounds(interval: Interval | None, write: object = number) -> str:
+def bounds(interval: Interval | None, write: Callable[[float], str] = estimate) -> str:
     """`low to high`, or why there is none."""
     if interval is None:
         return NONE
     if interval.bounds is None:
         return "too few" if "too few" in interval.method else "none"
-    assert callable(write)
     low, high = interval.bounds
     return f"{write(low)} to {write(high)}"
 
 
+def shares(interval: Interval) -> str:
+    """The bounds of a share of 1: `83–99 %`."""
+    if interval.bounds is None:
+        return bounds(interval)
+    low, high = interval.bounds
+    return f"{100 * low:.0f}–{100 * high:.0f} %"
+
+
 def length(tokens: int, trained_length: int) -> str:
     """A length, L0 marked."""
-    return f"{format_length(tokens)} (L0)" if tokens == trained_length else format_length(tokens)
+    return f"{format_length(tokens)}\u00a0(L0)" if tokens == trained_length else format_length(tokens)

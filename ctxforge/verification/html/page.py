@@ -38,12 +38,13 @@ def render_report(
 
     Args:
         report: of `verify`.
-        judgement: of the gates; None shows the numbers without a verdict.
-        effective: of `effective_length`.
+        judgement: of the gates; None takes the report's own, and without that there is no verdict.
+        effective: of `effective_length`; None takes the report's own.
         plan: the `plan` of the result's `ctxforge.json`.
         title: such as the checkpoint's name.
         command: the command line that makes this report again.
     """
+    judgement, effective = judgement or report.judgement, effective or report.effective
     protocol, models = report.protocol, tables.models_of(report)
     trained = protocol.trained_length
     found = rotary_tables(plan)
@@ -53,29 +54,33 @@ def render_report(
         RETRIEVAL: "Retrieval by context length and depth",
         ROTATION: TITLE,
     }
-    return environment().get_template("report.html.j2").render(
-        title=title,
-        command=command,
-        figure_style=style(),
-        verdict=verdict_view(judgement),
-        gates=gate_views(judgement),
-        left_out=() if judgement is None else judgement.left_out,
-        facts=_facts(report, effective, plan),
-        finite=report.result.finite,
-        figures=responsive(figures(report, plan=plan, heading=False), _narrow(report, plan)),
-        captions=captions,
-        position=tables.perplexity_by_position(models, trained),
-        by_length=tables.perplexity_by_length(models, trained),
-        retrieval=tables.retrieval_by_length(models, trained),
-        short_context=tables.short_context(report),
-        method=method,
-        warnings=strings(plan, "warnings"),
-        expressed_as=strings(plan, "expressed_as"),
-        rotation=tables.rotation(found),
-        by_pair=tables.lambda_by_pair(labelled(method, found)),
-        protocol=tables.protocol(protocol, report.result),
-        versions=tables.versions(protocol.versions),
-        source=report.source is not None,
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            command=command,
+            figure_style=style(),
+            verdict=verdict_view(judgement),
+            gates=gate_views(judgement),
+            left_out=() if judgement is None else judgement.left_out,
+            facts=_facts(report, effective, plan),
+            finite=report.result.finite,
+            figures=responsive(figures(report, plan=plan, heading=False), _narrow(report, plan)),
+            captions=captions,
+            position=tables.perplexity_by_position(models, trained),
+            by_length=tables.perplexity_by_length(models, trained),
+            retrieval=tables.retrieval_by_length(models, trained),
+            short_context=tables.short_context(report),
+            method=method,
+            warnings=strings(plan, "warnings"),
+            expressed_as=strings(plan, "expressed_as"),
+            rotation=tables.rotation(found),
+            by_pair=tables.lambda_by_pair(labelled(method, found)),
+            protocol=tables.protocol(protocol, report.result),
+            versions=tables.versions(protocol.versions),
+            source=report.source is not None,
+        )
     )
 
 
@@ -137,6 +142,6 @@ def _facts(
         facts.append((f"perplexity at {format_length(target)}", numbers.perplexity(score.ppl), beside))
     share = tables.exact_at(report.result, target)
     if share is not None:
-        words = f"95 % {numbers.bounds(share, numbers.percent)}, {share.units} prompts"
+        words = f"interval {numbers.shares(share)}, {share.units} prompts"
         facts.append((f"retrieval at {format_length(target)}", numbers.percent(share.value), words))
     return facts

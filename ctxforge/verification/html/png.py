@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctxforge.errors import ResourceError, UsageError
 from ctxforge.verification.svg import light
 
-# The font that resvg falls back to: there is no browser here to choose one.
-_FAMILY = "DejaVu Sans"
-_PROBE = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text x="2" y="15">{}</text></svg>'
+# What stands for `sans-serif`: unlike a browser, resvg drops a text whose family is not installed.
+FAMILIES = (
+    "DejaVu Sans", "Liberation Sans", "Noto Sans", "Arial", "Helvetica", "Segoe UI", "Roboto", "Open Sans", "Ubuntu",
+    "Cantarell", "FreeSans",
+)  # fmt: skip
+_PROBE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20">'
+    '<text x="2" y="15" font-family="sans-serif">{}</text></svg>'
+)
+Render = Callable[..., bytes]
 
 
 def png_bytes(svg: str, width: int = 1560) -> bytes:
@@ -17,7 +25,7 @@ def png_bytes(svg: str, width: int = 1560) -> bytes:
 
     Raises:
         UsageError: the extra `report` is not installed, or a width that is not 1 to 10000.
-        ResourceError: the machine has no font, so that every label would be missing.
+        ResourceError: the machine has none of `FAMILIES`, so that every label would be missing.
     """
     if not 1 <= width <= 10_000:
         raise UsageError(f"a picture can't be {width} pixels wide", "give a width of 1 to 10000 pixels")
@@ -28,12 +36,24 @@ def png_bytes(svg: str, width: int = 1560) -> bytes:
             "PNG needs the package resvg-py, which is not installed",
             "pip install 'ctxforge-llm[report]', or write the figure as .svg, which needs nothing",
         ) from None
-    if svg_to_bytes(svg_string=_PROBE.format("M")) == svg_to_bytes(svg_string=_PROBE.format("")):
-        raise ResourceError(
-            "this machine has no font, so that a PNG would lack its labels",
-            "install one (Debian: apt install fonts-dejavu-core), or write the figure as .svg",
-        )
-    return bytes(svg_to_bytes(svg_string=light(svg), width=width, font_family=_FAMILY, sans_serif_family=_FAMILY))
+    family = installed_family(svg_to_bytes, FAMILIES)
+    return bytes(svg_to_bytes(svg_string=light(svg), width=width, sans_serif_family=family))
+
+
+def installed_family(render: Render, families: Sequence[str]) -> str:
+    """The first of `families` in which `render` draws a letter at all.
+
+    Raises:
+        ResourceError: none.
+    """
+    for family in families:
+        letter, nothing = (render(svg_string=_PROBE.format(s), sans_serif_family=family) for s in ("M", ""))
+        if letter != nothing:
+            return family
+    raise ResourceError(
+        "this machine has no font that a PNG could be labelled with",
+        "install one (Debian: apt install fonts-dejavu-core), or write the figure as .svg",
+    )
 
 
 def save_png(svg: str, path: Path | str, width: int = 1560) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxforge.rope.types import UNROTATED
-from ctxforge.verification.chart import Axis, Mark, Series, chart_svg, linear_ticks
+from ctxforge.verification.chart import REFERENCE, Axis, Mark, Series, chart_svg, linear_ticks
 from ctxforge.verification.svg import NARROW, WIDE
 
 TITLE = "Wavelength multiplier λ by rotary pair"
@@ -60,6 +60,7 @@ def rotation_svg(
     named: Sequence[tuple[str, RotaryTable]],
     trained_length: int,
     *,
+    slots: Sequence[int] | None = None,
     scale: float = 1.0,
     title: str = TITLE,
     width: float = WIDE,
@@ -73,6 +74,7 @@ def rotation_svg(
     Args:
         named: tables with their labels, at least one.
         trained_length: L0 in tokens.
+        slots: colour numbers of the tables, so that a method keeps its colour from figure to figure.
         scale: s, always inside the axis.
         title: above the picture.
         width: in pixels; 360 for a phone.
@@ -82,10 +84,16 @@ def rotation_svg(
     last = max(pairs - 1, 1)
     values = [divisor for _, table in named for _, divisor in table.turning]
     low, high = min(1.0, *values) / 1.15, max(scale, 1.0, *values) * 1.15
-    plain = Series("plain RoPE, λ = 1", (0.0, float(last)), (1.0, 1.0), points=False)
+    plain = Series("plain RoPE, λ = 1", (0.0, float(last)), (1.0, 1.0), points=False, slot=REFERENCE)
     lines = [
-        Series(label, tuple(float(i) for i, _ in table.turning), tuple(d for _, d in table.turning), points=pairs <= 40)
-        for label, table in named
+        Series(
+            label,
+            tuple(float(i) for i, _ in table.turning),
+            tuple(d for _, d in table.turning),
+            points=pairs <= 40,
+            slot=slot,
+        )
+        for (label, table), slot in zip(named, slots or range(len(named)), strict=True)
     ]
     powers = [2.0**i for i in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
     ticks = [power for power in powers if low <= power <= high]

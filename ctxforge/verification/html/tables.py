@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +88,9 @@ def retrieval_by_length(models: Sequence[Measures], trained_length: int) -> Tabl
                     numbers.length(length, trained_length),
                     model.label,
                     f"{sum(cell.exact for cell in cells)}/{sum(cell.count for cell in cells)}",
-                    numbers.bounds(share, numbers.percent),
+                    numbers.shares(share),
                     numbers.number(loss, 3),
-                    f"{worst.depth_start:.0%}–{worst.depth_end:.0%}: {numbers.number(worst.nll, 3)}",
+                    f"{100 * worst.depth_start:.0f}–{100 * worst.depth_end:.0f} %: {numbers.number(worst.nll, 3)}",
                 )
             )
     header = ("context", "model", "exact", "95 % (Wilson)", "nats a token", "worst depth: nats")
@@ -100,43 +100,41 @@ def retrieval_by_length(models: Sequence[Measures], trained_length: int) -> Tabl
 def short_context(report: VerifyReport) -> Table:
     """The paired difference against the source inside L0."""
     found, source = report.short_context, report.source
-    rows: tuple[tuple[str, ...], ...] = ()
-    note = ""
-    if found is not None and found.differences:
-        (interval,) = paired_bootstrap(found.differences)
-        rows = (
-            (
-                f"first {format_length(found.length)} tokens",
-                str(len(found.differences)),
-                *((_mean_nll(model.short_windows) for model in (source, report.result)) if source else ()),
-                numbers.nats(found.mean),
-                numbers.bounds(interval, numbers.nats),
-                f"{numbers.nats(min(found.differences))} to {numbers.nats(max(found.differences))}",
-            ),
-        )
-        note = "" if interval.bounds else interval.method[:1].upper() + interval.method[1:] + "."
-    means = (source.label, report.result.label) if source else ()
-    header = ("windows of", "windows", *means, "difference", "95 %", "least to most")
-    return Table("Mean loss inside the trained length, nats a token, on the same windows", header, rows, note=note)
+    header = ("nats a token, on the same windows", "value")
+    if found is None or not found.differences:
+        return Table("Loss inside the trained length", header, ())
+    (interval,) = paired_bootstrap(found.differences)
+    rows = [("windows", f"{len(found.differences)} of {format_length(found.length)} tokens")]
+    if source is not None:
+        rows += [(f"mean, {m.label}", _mean_nll(m.short_windows)) for m in (source, report.result)]
+    rows += [
+        ("difference", numbers.nats(found.mean)),
+        ("95 % interval of the difference", numbers.bounds(interval, numbers.nats)),
+        ("window by window", f"{numbers.nats(min(found.differences))} to {numbers.nats(max(found.differences))}"),
+    ]
+    note = "" if interval.bounds else interval.method[:1].upper() + interval.method[1:] + "."
+    return Table("Loss inside the trained length", header, tuple(rows), note=note)
 
 
 def rotation(tables: Sequence[RotaryTable]) -> Table:
-    """Each rotary table of the plan in one row."""
-    rows = tuple(
-        (
-            table.layer_type or "all rotary layers",
-            str(table.layers),
-            numbers.number(table.base, 6),
-            f"{sum(d != 1.0 for d in table.divisors)} of {len(table.divisors)}",
-            f"{numbers.number(min(d for _, d in table.turning), 3)} to "
-            f"{numbers.number(max(d for _, d in table.turning), 3)}",
-            numbers.number(table.temperature, 5),
-            "with the length" if table.length_dependent else "fixed",
-        )
-        for table in tables
+    """The rotary tables of the plan, a column each."""
+    if not tables:
+        return Table("Rotary tables", (), ())
+
+    def row(name: str, write: Callable[[RotaryTable], str]) -> tuple[str, ...]:
+        return (name, *(write(table) for table in tables))
+
+    rows = (
+        row("layers", lambda t: str(t.layers)),
+        row("base", lambda t: numbers.number(t.base, 6)),
+        row("pairs stretched", lambda t: f"{sum(d != 1.0 for d in t.divisors)} of {len(t.divisors)}"),
+        row("least λ", lambda t: numbers.number(min(d for _, d in t.turning))),
+        row("largest λ", lambda t: numbers.number(max(d for _, d in t.turning))),
+        row("pairs that do not rotate", lambda t: str(len(t.divisors) - len(t.turning))),
+        row("temperature a", lambda t: numbers.number(t.temperature, 5)),
+        row("changes with the length", lambda t: "yes" if t.length_dependent else "no"),
     )
-    header = ("table", "layers", "base", "pairs changed", "λ", "temperature a", "changes")
-    return Table("Rotary tables", header, rows)
+    return Table("Rotary tables", ("", *(table.layer_type or "all rotary layers" for table in tables)), rows)
 
 
 def lambda_by_pair(named: Sequence[tuple[str, RotaryTable]]) -> Table:
