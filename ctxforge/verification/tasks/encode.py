@@ -60,12 +60,16 @@ class Encoder:
                 )
         return pieces
 
-    def split(self, before: str, after: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids of `before` and of `after`, as they are in `before + after` where a border between tokens allows."""
-        first, whole = self(before), self(before + after)
-        if len(whole) > len(first) and whole[: len(first)] == first:
-            return first, whole[len(first) :]
-        return first, self(after)
+    def fact(self, lead: str, value: str, end: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of `lead + value + end`, and of `value` as it is behind `lead` where a border between tokens allows.
+
+        The lead is remembered, so it should not be a random one.
+        """
+        before = self(lead)
+        whole, up_to_value = self.once([lead + value + end, lead + value])
+        if len(up_to_value) > len(before) and up_to_value[: len(before)] == before:
+            return whole, up_to_value[len(before) :]
+        return whole, self.once([value])[0]
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Ids of a text of the user's, as it is and unchecked."""
@@ -88,7 +92,13 @@ class Encoder:
         return tuple(self._batch([text])[0])
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        found = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
         return [[int(i) for i in ids] for ids in found]
 
     def _decoded(self, pieces: Sequence[tuple[int, ...]]) -> list[str]:

@@ -40,6 +40,7 @@ class Filler:
         self.by_length = {n: found for n, found in sorted(self.by_length.items()) if len(found) >= _ENOUGH}
         self.pool: list[tuple[int, ...]] = []
         self.longest = max(map(len, fitting))
+        self.mean = sum(map(len, fitting)) / len(fitting)
         self.last = self._coins(6 * self.longest)
         self.solid = max((n + 1 for n, coin in enumerate(self.last) if coin is None), default=0)
         if self.solid > 5 * self.longest:
@@ -54,17 +55,14 @@ class Filler:
 
     def text(self, rng: random.Random, tokens: int) -> FillerText:
         """A text from which parts with at most `tokens` tokens in sum are taken."""
-        mean = sum(map(len, self.pool or self._grow(_FIRST_POOL))) / len(self.pool)
+        # Nothing here may depend on how far the pool has grown already: the same request gives the same text.
         size = _FIRST_POOL
-        while size < 1.5 * tokens / mean:
+        while size < 1.5 * tokens / self.mean:
             size *= 2
-        if size > len(self.pool):
-            self._grow(size)
+        while len(self.pool) < size:
+            found = self._next(size - len(self.pool))
+            self.pool += [sentence for sentence in found if len(sentence) <= self.longest]
         return FillerText(self, rng, size)
-
-    def _grow(self, size: int) -> list[tuple[int, ...]]:
-        self.pool += self._next(size - len(self.pool))
-        return self.pool
 
     def _next(self, count: int) -> list[tuple[int, ...]]:
         return self.encode.once(list(islice(self.source, count)))
@@ -104,17 +102,15 @@ class FillerText:
     def take(self, tokens: int) -> list[int]:
         """The next whole sentences with exactly `tokens` tokens, which must fit."""
         filler, ids = self.filler, list[int]()
-        pool, size, step, at = filler.pool, self.size, self.step, self.at
+        pool, size, step = filler.pool, self.size, self.step
         # The end is left to the coins, which begin where everything can be met.
-        room = tokens - filler.solid
-        while room >= filler.longest:
-            sentence = pool[at]
-            at = (at + step) % size
-            # A few sentences of the pool may be longer than all of those that lengths are made up from.
-            if len(sentence) <= room:
-                ids += sentence
-                room -= len(sentence)
-        self.at = at
+        while count := (tokens - filler.solid - len(ids)) // filler.longest:
+            if count < 0:
+                break
+            # However long they are, so many sentences have room.
+            for at in range(self.at, self.at + step * count, step):
+                ids += pool[at % size]
+            self.at = (self.at + step * count) % size
         left = tokens - len(ids)
         while left:
             length = filler.last[left]

@@ -17,11 +17,15 @@ def _build(frame: Frame, request: Request) -> Prompt:
     rng = request.rng()
     words, values = keys(rng, NEEDLES), numbers(rng, NEEDLES)
     leads = [QUESTION.format(word=word) for word in words]
-    _, answer = frame.encode.split(leads[0], f" {values[0]}")
+    facts = [frame.encode.fact(lead, f" {value}", ".") for lead, value in zip(leads, values, strict=True)]
+    answer = facts[0][1]
     closing = frame.closing(f" What is the number of {words[0]} in the text above?", leads[0])
-    needles = frame.encode.once([f"{lead} {value}." for lead, value in zip(leads, values, strict=True)])
     stack = plant(
-        frame, request, opening=frame.opening(INSTRUCTION), needles=needles, behind=len(closing) + len(answer)
+        frame,
+        request,
+        opening=frame.opening(INSTRUCTION),
+        needles=[needle for needle, _ in facts],
+        behind=len(closing) + len(answer),
     )
     return Prompt(
         task=request.task,

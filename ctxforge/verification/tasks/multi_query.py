@@ -16,18 +16,18 @@ QUERIES = 4
 def _build(frame: Frame, request: Request) -> Prompt:
     rng = request.rng()
     words, values = keys(rng, QUERIES), numbers(rng, QUERIES)
-    questions, texts = [], []
+    questions, needles = [], []
     for word, value in zip(words, values, strict=True):
         lead = QUESTION.format(word=word)
-        _, answer = frame.encode.split(lead, f" {value}")
+        needle, answer = frame.encode.fact(lead, f" {value}", ".")
         closing = frame.closing(f" What is the number of {word} in the text above?", lead)
         questions.append(Question(closing, (answer,)))
-        texts.append(f"{lead} {value}.")
+        needles.append(needle)
     stack = plant(
         frame,
         request,
         opening=frame.opening(INSTRUCTION),
-        needles=frame.encode.once(texts),
+        needles=needles,
         behind=max(len(q.ids) + len(q.answer_ids) for q in questions),
         asked=None,
     )

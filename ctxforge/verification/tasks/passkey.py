@@ -13,9 +13,8 @@ _LEAD = " The pass key is"
 
 def _build(frame: Frame, request: Request) -> Prompt:
     (value,) = numbers(request.rng(), 1)
-    _, answer = frame.encode.split(_LEAD, f" {value}")
+    needle, answer = frame.encode.fact(_LEAD, f" {value}", ". Remember it.")
     closing = frame.closing(" What is the pass key in the text above?", _LEAD)
-    needle = frame.encode.once([f"{_LEAD} {value}. Remember it."])[0]
     opening = frame.opening("There is a pass key in the following text. Remember it.")
     stack = plant(frame, request, opening=opening, needles=[needle], behind=len(closing) + len(answer))
     return Prompt(

@@ -71,7 +71,7 @@ def build_records(
 
     def closing(number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         record = records[number]
-        _, answer = frame.encode.split(record.lead, record.value)
+        _, answer = frame.encode.fact(record.lead, record.value, record.end)
         return frame.closing(ask.format(key=record.key), record.lead), answer
 
     def choose(wanted: Request) -> tuple[int, int, int] | None:
