@@ -1,0 +1,161 @@
+"""Reports to render: a stored one of the bundled model with yarn, and a made-up one with everything that is awkward.
+
+`fixtures/bundled_yarn_2k.json` is `VerifyReport.to_dict()` of the bundled model extended to 2k (8 windows, 10 depths,
+4 haystacks) with the plan of its ctxforge.json, rounded to five digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ctxforge.verification.gates import (
+    EffectiveLength,
+    Judgement,
+    Measurement,
+    default_gates,
+    difference,
+    exact,
+    judge,
+    ratio,
+)
+from ctxforge.verification.html import ComparisonRow
+from ctxforge.verification.measure import Measures
+from ctxforge.verification.perplexity import BucketScore, LengthScore
+from ctxforge.verification.report import Protocol, ShortContext, VerifyReport
+from ctxforge.verification.retrieval import RetrievalCell, ScoredAnswer
+from ctxforge.verification.statistics import paired_bootstrap
+
+STORED = json.loads((Path(__file__).parent / "fixtures" / "bundled_yarn_2k.json").read_text(encoding="utf-8"))
+PLAN: dict[str, Any] = STORED["plan"]
+COMMAND = "ctxforge verify out --source bundled --windows 8 --needles 10 --seeds 4 --report report.html"
+HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(2)>&amp;"
+# No space to break at.
+ENDLESS = "organisation/" + "A-very-long-model-name-" * 9
+EFFECTIVE = EffectiveLength(2048, 1024, 2048, True, (), "2k, the longest length measured (95 % 1k to 2k)")
+
+
+def measures_of(data: dict[str, Any]) -> Measures:
+    parts = {
+        "lengths": tuple(LengthScore(**entry) for entry in data["lengths"]),
+        "buckets": tuple(BucketScore(**entry) for entry in data["buckets"]),
+        "retrieval": tuple(RetrievalCell(**entry) for entry in data["retrieval"]),
+        "answers": tuple(ScoredAnswer(**entry) for entry in data["answers"]),
+        "window_buckets": tuple(tuple(BucketScore(**b) for b in window) for window in data["window_buckets"]),
+        "short_windows": tuple(data["short_windows"]),
+    }
+    return filled(Measures, {**data, **parts})
+
+
+def filled(kind: Any, known: dict[str, Any]) -> Any:
+    """`kind` with fields that the stored report is too old to hold left empty."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: known.get(name, () if name in ("beyond", "truncated") else None) for name in fields})
+
+
+def stored_report() -> VerifyReport:
+    data = STORED["report"]
+    protocol = {**data["protocol"], "prefix_ids": tuple(data["protocol"]["prefix_ids"])}
+    short = data["short_context"]
+    return VerifyReport(
+        filled(Protocol, protocol),
+        measures_of(data["result"]),
+        measures_of(data["source"]),
+        ShortContext(short["length"], tuple(short["differences"]), short["mean"]),
+    )
+
+
+def measured(report: VerifyReport) -> dict[str, Measurement]:
+    """Some of the measurements of a stored report, at its target."""
+    assert report.source is not None
+    target, trained = report.protocol.target_length, report.protocol.trained_length
+    theirs = {(a.seed, a.stratum): a for a in report.source.answers if a.length == trained}
+    ours = {(a.seed, a.stratum): a for a in report.result.answers if a.length == target}
+    shared = [prompt for prompt in ours if prompt in theirs]
+    pairs = [(float(ours[p].exact), float(theirs[p].exact)) for p in shared]
+    losses = [(ours[p].nll, theirs[p].nll) for p in shared]
+    return {
+        "nonfinite_losses": exact(0),
+        "cache_difference": exact(1.2e-5),
+        "short_nll": difference(report.result.short_windows, report.source.short_windows, unit="document"),
+        "retrieval": ratio(*zip(*pairs, strict=True), unit="prompt", outcomes=True),
+        "retrieval_nll": difference(*zip(*losses, strict=True), unit="prompt"),
+    }
+
+
+def judged(report: VerifyReport, *, broken: bool = False, required: tuple[str, ...] = ("use",)) -> Judgement:
+    found = measured(report)
+    if broken:
+        found["nonfinite_losses"] = exact(3)
+    return judge(default_gates(required=required), found, missing={"delta_use": "it was not asked for"})
+
+
+def awkward_report(words: str = HOSTILE) -> VerifyReport:
+    """Nine lengths to 64k, values that are not finite, three windows, `words` wherever text of others can stand."""
+    base = stored_report()
+    lengths = tuple(256 << i for i in range(9))
+    cells = tuple(
+        RetrievalCell(n, i, i / 10, (i + 1) / 10, 0.3 * i if i < 9 else math.nan, 20 - 2 * i, 20)
+        for n in lengths
+        for i in range(10)
+    )
+    buckets = tuple(BucketScore(8192 * i, 8192 * (i + 1), 8192, 1.0 + 2.0 * i, math.exp(1 + 2 * i)) for i in range(8))
+    broken = (*buckets[:-1], BucketScore(57344, 65536, 8191, math.nan, math.nan))
+    result = dataclasses.replace(
+        base.result,
+        label=f"result {words}",
+        lengths=tuple(LengthScore(n, n - 1, 800.0 if n > 8192 else 2.0, math.inf) for n in lengths),
+        buckets=broken,
+        retrieval=cells,
+        window_buckets=(broken,) * 3,
+        attention=words,
+        retrieval_way=words,
+        finite=False,
+    )
+    protocol = dataclasses.replace(
+        base.protocol,
+        trained_length=8192,
+        target_length=65536,
+        needle_form=words,
+        average=words,
+        versions={"python": words, words: "1"},
+    )
+    return VerifyReport(protocol, result, None, ShortContext(8192, (math.nan, 0.1), math.nan))
+
+
+def awkward_plan(words: str = HOSTILE) -> dict[str, Any]:
+    table = PLAN["tables"][0]
+    divisors = [1.0] * 8 + [8.0] * 16 + [1e30] * 8
+    return {
+        **PLAN,
+        "method": words,
+        "warnings": [words],
+        "expressed_as": [words],
+        "tables": [{**table, "layer_type": words, "divisors": divisors}, {**table, "layer_type": "full", "base": 5e5}],
+    }
+
+
+def comparison_rows(names: tuple[str, ...] = ("none", "pi", "yarn"), words: str = "") -> list[ComparisonRow]:
+    """The stored source under the first name, the stored result made worse step by step under the others."""
+    report = stored_report()
+    assert report.source is not None
+    last = [window[-1].nll for window in report.result.window_buckets]
+    rows = []
+    for step, name in enumerate(names):
+        values = [nll + 0.4 * (len(names) - 1 - step) for nll in last]
+        plan = None if step == 0 else {**PLAN, "method": name}
+        gap = [a - b for a, b in zip(values, last, strict=True)]
+        rows.append(
+            ComparisonRow(
+                name,
+                report.source if step == 0 else report.result,
+                plan,
+                paired_bootstrap(values)[0],
+                None if name == names[-1] else paired_bootstrap(gap)[0],
+                (words,) if words else (),
+            )
+        )
+    return rows
