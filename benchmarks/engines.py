@@ -22,7 +22,7 @@ from engine_page import page
 from ctxforge.engines.run import RUNNERS, RunResult, run_engines
 from ctxforge.engines.run.convert import convert_to_gguf
 from ctxforge.engines.run.worker import WorkerError
-from ctxforge.errors import UnsupportedError
+from ctxforge.errors import CtxforgeError
 from ctxforge.gguf_rope import patch_gguf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,8 +110,8 @@ def patched(folder: Path, tokens: int, scratch: Path) -> list[RunResult]:
         if not convert_to_gguf(folder, converted):
             return []
         patch_gguf(converted, folder, out, graphs=None)
-    except (WorkerError, UnsupportedError) as error:
-        why = error.cause if isinstance(error, UnsupportedError) else str(error)
+    except (WorkerError, CtxforgeError) as error:
+        why = error.cause if isinstance(error, CtxforgeError) else str(error)
         return [RunResult(PATCHED, None, "failed", None, None, 0, why, None, RUNNERS["llama.cpp"].tolerance)]
     [result] = run_engines(folder, ("llama.cpp",), tokens=tokens, gguf=out)
     return [RunResult(**{**vars(result), "engine": PATCHED})]
