@@ -6,8 +6,8 @@ The peer is `lm_eval.tasks.ruler` (MIT) in an environment of its own (`pip insta
 `generate_samples` for niah_single_1, one needle in the repeated "noise" haystack, which needs no download. Ours is task
 `passkey`: one needle in filler that never repeats, in token ids, cold (tokenising the filler is part of the time).
 Each side runs in a process of its own, one tokenizer thread; imports, their garbage and loading the tokenizer are not
-timed. Both are held to the budget and to one needle a prompt, ours to the exact length and to the depth that was asked for. Without
-`--peer-python` there is nothing to compare with, and the run says so. Goal: 20 times as fast.
+timed. Both are held to the budget and to one needle a prompt, ours to the exact length and to the depth that was asked
+for. Without `--peer-python` there is nothing to compare with, and the run says so. Goal: 20 times as fast.
 """
 
 from __future__ import annotations

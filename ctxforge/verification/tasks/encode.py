@@ -61,15 +61,17 @@ class Encoder:
         return pieces
 
     def fact(self, lead: str, value: str, end: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids of `lead + value + end`, and of `value` as it is behind `lead` where a border between tokens allows.
+        """Ids of `lead + value + end`, and of what comes behind `lead` in them, up to the end of the value.
 
-        The lead is remembered, so it should not be a random one.
+        Where the value's last token takes in what follows, so does the answer: a model that copies writes it so.
         """
         before = self(lead)
         whole, up_to_value = self.once([lead + value + end, lead + value])
-        if len(up_to_value) > len(before) and up_to_value[: len(before)] == before:
-            return whole, up_to_value[len(before) :]
-        return whole, self.once([value])[0]
+        if whole[: len(before)] != before:
+            return whole, self.once([value])[0]
+        if whole[: len(up_to_value)] == up_to_value:
+            return whole, whole[len(before) : len(up_to_value)]
+        return whole, whole[len(before) :]
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Ids of a text of the user's, as it is and unchecked."""
