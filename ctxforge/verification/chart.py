@@ -150,6 +150,14 @@ def log_ticks(low: float, high: float) -> list[float]:
     return best[:: 1 + (len(best) - 1) // 8]
 
 
+def tick_label(value: float) -> str:
+    """Short at any size: `0.5`, `300`, `3e7`."""
+    if 1e-3 <= value < 1e5:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.6e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
 _EVERY = tuple(i / 10 for i in range(10, 100))
 
 
@@ -197,7 +205,7 @@ def _legend(labels: list[str], slots: list[int], left: float, right: float, firs
 
 
 def _point(number: int, x: float, y: float) -> str:
-    css, shape = f'class="d{number % SERIES}"', _SHAPES[number % len(_SHAPES)]
+    css, shape = f'class="d{number % SERIES}"', _SHAPES[_pattern(number)]
     if shape == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" {css}/>'
     if shape == "square":
@@ -210,7 +218,11 @@ def _stroke(number: int) -> str:
     return "curve reference" if number == REFERENCE else f"curve s{number % SERIES}"
 
 
+def _pattern(number: int) -> int:
+    """Number of the dashes and of the shape; where a colour comes round again, both have moved on."""
+    return (number + number // SERIES) % len(_SHAPES)
+
+
 def _dash(number: int) -> str:
-    # The dashes change faster than the colours come round, so that neighbours differ in both.
-    pattern = "" if number == REFERENCE else _DASHES[(number + number // SERIES) % len(_DASHES)]
+    pattern = "" if number == REFERENCE else _DASHES[_pattern(number)]
     return f' stroke-dasharray="{pattern}"' if pattern else ""

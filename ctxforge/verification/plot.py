@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ctxforge.errors import UsageError
 from ctxforge.lengths import format_length
-from ctxforge.verification.chart import Axis, Mark, Series, chart_svg, linear_ticks, log_ticks
+from ctxforge.verification.chart import Axis, Mark, Series, chart_svg, linear_ticks, log_ticks, tick_label
 from ctxforge.verification.svg import NARROW, WIDE
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def plot_svg(
     return chart_svg(
         drawn,
         Axis("position in the text (tokens)", 0.0, end, tuple((p, format_length(p)) for p in positions)),
-        Axis("perplexity (log scale)", low, high, tuple((t, f"{t:g}") for t in log_ticks(low, high)), True),
+        Axis("perplexity (log scale)", low, high, tuple((t, tick_label(t)) for t in log_ticks(low, high)), True),
         title=title,
         description="; ".join(f"{e.label}: " + ", ".join(f"{y:.2f}" for y in e.ys) for e in drawn),
         marks=[Mark(trained_length, f"trained length {format_length(trained_length)}")],

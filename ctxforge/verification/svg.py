@@ -23,12 +23,10 @@ def text(
     css: str = "",
     anchor: str = "start",
     turn: float | None = None,
-    ink: str | None = None,
 ) -> str:
-    """A text element at (x, y); `css` names classes, `turn` rotates about the point in degrees, `ink` is a colour."""
+    """A text element at (x, y); `css` names classes, `turn` rotates about the point in degrees."""
     rotate = "" if turn is None else f' transform="rotate({turn:g} {x:.1f} {y:.1f})"'
-    style = "" if ink is None else f' style="fill:{ink}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}"{rotate}{style}>{escape(content)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}"{rotate}>{escape(content)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:

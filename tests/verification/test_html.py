@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 import subprocess
@@ -367,3 +368,14 @@ def test_light_figures_hold_no_media_query() -> None:
 def test_importing_the_pages_imports_no_torch() -> None:
     code = "import sys, ctxforge.verification.html; assert not {'torch', 'transformers', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_many_lines_are_told_apart_without_colour() -> None:
+    names = tuple(f"m{i}" for i in range(16))
+    svg = comparison_figures(comparison_rows(names), trained_length=512, target_length=2048)["perplexity"]
+    entry = r'<path d="M[^"]*" class="curve s(\d)"([^>]*)/>\s*<(\w+) [^>]*/>\s*<text[^>]*>(m\d+)</text>'
+    found = re.findall(entry, svg)
+    assert [label for *_, label in found] == list(names)
+    assert len({(colour, dashes, shape) for colour, dashes, shape, _ in found}) == 16
+    for first, second in itertools.pairwise(found):
+        assert first[1] != second[1], "neighbours have the same dashes"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxforge.rope.types import UNROTATED
-from ctxforge.verification.chart import REFERENCE, Axis, Mark, Series, chart_svg, linear_ticks
+from ctxforge.verification.chart import REFERENCE, Axis, Mark, Series, chart_svg, linear_ticks, tick_label
 from ctxforge.verification.svg import NARROW, WIDE
 
 TITLE = "Wavelength multiplier λ by rotary pair"
@@ -103,7 +103,7 @@ def rotation_svg(
         Axis(
             "pair index (fast to slow)", 0.0, float(last), tuple((i, str(i)) for i in linear_ticks(last, _most(width)))
         ),
-        Axis("λ (log scale)", low, high, tuple((t, f"{t:g}") for t in ticks[:: 1 + (len(ticks) - 1) // 8]), True),
+        Axis("λ (log scale)", low, high, tuple((t, tick_label(t)) for t in ticks[:: 1 + (len(ticks) - 1) // 8]), True),
         title=title,
         description="; ".join(_words(label, table) for label, table in named),
         marks=marks,
