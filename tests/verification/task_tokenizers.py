@@ -19,7 +19,7 @@ from tests.verification.tiny import byte_tokenizer
 _TEXTS = [
     "The pass key is 12345. Remember it.",
     "The number of ... is. One of the numbers of. All 4 numbers of are. The code of is.",
-    "line: REGISTER_CONTENT is <1>\n",
+    "line well-known: REGISTER_CONTENT is <1>\n",
     "The first sentence of the text above is: The 10 most common words of the list are 1. 2. 3. 4. 5. 6. 7. 8. 9. 0.",
 ]
 
@@ -69,5 +69,5 @@ KINDS = {
     "words": word_level,
     "SentencePiece-like": sentence_piece,
 }
-# What whole words cannot spell: random letters. The grid's needles ask for their spaces back, too.
-UNSPELLABLE = {"words": {"uuid", "variable-tracking", "frequent-words", "kv-grid"}}
+# What whole words cannot spell: random letters and made-up words. The grid's needles ask for their spaces back, too.
+UNSPELLABLE = {"words": {"uuid", "variable-tracking", "frequent-words", "common-words", "kv-grid"}}

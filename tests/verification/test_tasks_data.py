@@ -122,25 +122,27 @@ def test_documents_fill_the_length_exactly(tmp_path: Path, kind: str, tokenizer:
         prompt = build("ruler-qa", made, length, seed=seed, data=path)
         assert prompt.tokens == length
         text = "".join(made.encode.decode(prompt.context).split())
-        # The answer's own document is there, once, and the position is where it begins.
+        # The answer's own document is there, and the position is where it begins; HotpotQA's answers have several.
         assert prompt.references[0] in text
+        if kind == "hotpot":
+            assert (prompt.position, prompt.depth) == (None, None)
+            continue
         assert prompt.position is not None
         start = "".join(made.encode.decode(prompt.context[prompt.position :]).split())
-        assert start.startswith("Document:" + ("Theriveroftown" if kind == "squad" else "Firm"))
+        assert start.startswith(f"Document:Theriveroftown{prompt.references[0].removeprefix('Alder')}is")
         assert prompt.match == "any"
-        if kind == "squad":
-            assert len(prompt.references) == 2
+        assert len(prompt.references) == 2
 
 
 def test_own_documents_come_first_then_related_ones(tmp_path: Path, frame: Frame) -> None:
     path = tmp_path / "squad.json"
     path.write_text(json.dumps(squad()))
-    text = bytes_tokenizer().decode(list(build("ruler-qa", frame, 1300, seed=5, data=path).context))
+    text = bytes_tokenizer().decode(list(build("ruler-qa", frame, 900, seed=5, data=path).context))
     towns = [word for word in ("town 10", "town 11", "town 12", "town 13", "town 0", "town 2") if word in text]
     assert "town 11" in towns
     assert all(town.startswith("town 1") for town in towns)
     with pytest.raises(UsageError, match="12 questions"):
-        build("ruler-qa", frame, 1300, seed=12, data=path)
+        build("ruler-qa", frame, 900, seed=12, data=path)
 
 
 def test_a_missing_or_foreign_file_is_said_in_one_line(tmp_path: Path, frame: Frame) -> None:

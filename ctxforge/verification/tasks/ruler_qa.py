@@ -81,17 +81,20 @@ def _build(frame: Frame, request: Request) -> Prompt:
     rng.shuffle(places)
     ids, position = list(opening), None
     for place in places:
-        if position is None and place < len(own):
+        # Where the answer is put together from several documents there is no one depth.
+        if place == 0 and len(own) == 1:
             position = len(ids)
         ids += parts[place]
-    share = ((position or 0) - len(opening)) / (len(ids) - len(opening))
+    depth = None
+    if position is not None:
+        depth = (position - len(opening)) * request.strata // (len(ids) - len(opening))
     return Prompt(
         task=request.task,
         context=tuple(ids),
         questions=(Question(closing),),
         references=references,
         length=request.length,
-        depth=int(share * request.strata),
+        depth=depth,
         strata=request.strata,
         seed=request.seed,
         position=position,
