@@ -27,6 +27,7 @@ COMMANDS = {
     "check": "Check a checkpoint folder statically, for CI.",
     "engines": "Show which engines compute what a config means.",
     "verify": "Measure perplexity and retrieval, and judge them by gates.",
+    "compare": "Measure several methods on one model and rank them.",
     "gguf": "Give a converted GGUF the rotation that conversion lost.",
     "methods": "List the methods, or explain one.",
     "demo": "Extend the bundled model with several methods and compare.",

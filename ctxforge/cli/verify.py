@@ -143,7 +143,7 @@ def _write(
         write_text(plot, plot_svg(curves_of(found), protocol.trained_length, target_length=protocol.target_length))
         ui.note(f"plot: {plot}")
     if report is not None:
-        write_text(report, json.dumps(found.to_dict(), indent=2) + "\n")
+        write_text(report, _page(found, folder) if report.suffix == ".html" else json.dumps(found.to_dict(), indent=2))
         ui.note(f"report: {report}")
     if junit is not None:
         write_text(junit, junit_xml(judgement, name=f"ctxforge verify {folder}"))
@@ -152,3 +152,21 @@ def _write(
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in annotate(judgement):
             sys.stderr.write(line + "\n")
+
+
+def _page(found: VerifyReport, folder: str) -> str:
+    from ctxforge.checkpoint import read_checkpoint
+    from ctxforge.provenance import FILE_NAME
+    from ctxforge.sources import resolve_source
+    from ctxforge.verification.html import render_report
+
+    record = read_checkpoint(resolve_source(folder)).json_files.get(FILE_NAME) or {}
+    plan = record.get("plan")
+    return render_report(
+        found,
+        judgement=found.judgement,
+        effective=found.effective,
+        plan=plan if isinstance(plan, dict) else None,
+        title=Path(folder).name,
+        command=f"ctxforge verify {folder}",
+    )

@@ -8,7 +8,6 @@ from typing import Any
 
 from ctxforge.errors import UsageError
 from ctxforge.verification.gates.tiers import Tier
-from ctxforge.verification.statistics import FEWEST_UNITS
 
 # Tokens: below, the cold start of a window outweighs what the positions do.
 _SHORTEST = 256
@@ -123,6 +122,8 @@ def tier_settings(tier: Tier, trained_length: int, target_length: int, overrides
 
 def _documents(tier: Tier, target_length: int) -> int:
     """A tier's documents; short ones are cheap, so the quick tier takes as many as an interval needs there."""
+    from ctxforge.verification.statistics import FEWEST_UNITS
+
     if tier.name != "quick":
         return max(1, tier.documents)
     return max(1, min(FEWEST_UNITS, _QUICK_TOKENS // target_length))
