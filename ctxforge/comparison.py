@@ -192,13 +192,18 @@ def _document(plan: RopePlan) -> dict[str, Any]:
         "parameters": dict(plan.parameters),
         "original_length": plan.original_length,
         "target_length": plan.target_length,
+        "scale": plan.scale,
+        "composed": plan.composed,
         "tables": [
             {
                 "layer_type": group.layer_type,
+                "layers": list(group.layers),
                 "rotated_dims": group.rotated_dims,
                 "base": group.base,
                 "changed": group.changed,
                 "temperature": group.rotation.temperature,
+                "folded_into_weights": 1.0,
+                "length_dependent": False,
                 "divisors": list(group.rotation.divisors),
             }
             for group in plan.groups
