@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ctxforge.engines.report import report
 Row = dict[str, Any]
 PATCHED = "llama.cpp+gguf"
 ENGINES = ("transformers", "transformers-4", "vllm", "mlx-lm", "llama.cpp", PATCHED)
+_LONGEST_CELL = 200
 _BY_READING = ("sglang", "tgi", "exllama", "vllm")
 _VERDICTS = {
     "honours": "yes",
@@ -63,14 +65,16 @@ FINDINGS = """
   `short_mscale` and `long_mscale`; the emitted forms don't depend on either.
 - **transformers 4** reads `rope_theta` and `rope_scaling` alone. A folder saved by transformers 5 loses its base and
   scaling there without a word, as in **mlx-lm**. ctxforge writes both styles; `save_pretrained` drops one again.
-- **mlx-lm** ignores `attention_factor` and `truncate`: it computes its own temperature. The folded forms agree.
+- **mlx-lm** ignores `attention_factor` and `truncate`: it computes its own temperature. The folded forms agree. Its
+  classes for Mixtral, Gemma 2 and StableLM read no scaling at all. (gpt-oss wants another layout of the experts.)
 - **llama.cpp** loses the lists of `longrope` for every architecture but Phi-3 and MiniCPM, `truncate`, and every
   temperature but YaRN's own; it reads new keys as well as old ones. `ctxforge gguf` writes the divisors into
   `rope_freqs.weight` and the temperature into `rope.scaling.attn_factor`, and then it computes all forms for
   architectures of the `llama` graph. Other graphs refuse a file with that tensor when they load it: nothing goes wrong
-  silently, and `ctxforge gguf` refuses them first.
-- Widest reach: theta only, `yarn` with its default temperature, `llama3`, and the folded forms of the three. Lists
-  need `ctxforge gguf` for llama.cpp.
+  silently, and `ctxforge gguf` refuses them first. Of Gemma 2 and StableLM, conversion writes neither scaling nor base.
+- `dynamic`: vLLM and llama.cpp refuse prompts past the original length, which is all that its config may declare.
+- Widest reach on a Llama: theta only, `yarn` with its default temperature, `llama3`, and the folded forms of the last
+  two. Lists need `ctxforge gguf` for llama.cpp.
 """
 
 
@@ -146,7 +150,9 @@ def cell(row: Row | None) -> str:
     detail = row["detail"].split(";")[0].replace("it computes the model with ", "").replace("it computes ", "")
     if row["status"] == "differs":
         return f"**differs, {row['max_difference']:.2g}**: {detail.split(' (to')[0]}"
-    return f"fails: {detail[:160]}".replace("|", "/")
+    # The engine's own words, without the exception's name and without its advice.
+    plain = re.sub(r"^\w+(Error|Exception): ", "", detail)
+    return f"fails: {plain[:_LONGEST_CELL]}{'...' if len(plain) > _LONGEST_CELL else ''}".replace("|", "/")
 
 
 def _by_reading() -> str:

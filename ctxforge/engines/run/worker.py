@@ -123,10 +123,10 @@ def _read(answered: Path, log: Path) -> Answer:
 
 
 def _cause(error: str, log: Path) -> str:
-    """The error, and the last line in which the engine's own log names one: bindings often pass on less."""
+    """The error, and the first line in which the engine's own log names one: bindings often pass on less."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     named = [one_line(line) for line in lines if _NAMES_ERROR.search(line)]
-    more = f" ({named[-1]})" if named and named[-1] not in error and error not in named[-1] else ""
+    more = f" ({named[0]})" if named and named[0] not in error and error not in named[0] else ""
     return (error[:_LONGEST_LINE] + more)[: 2 * _LONGEST_LINE]
 
 
