@@ -72,9 +72,9 @@ def formula(function: object) -> str:
 def exit_codes() -> str:
     meanings = {
         ExitCode.OK: "done; every check passed",
-        ExitCode.CHECK_FAILED: "`check` ran to its end and something failed",
+        ExitCode.CHECK_FAILED: "`check`, `verify` or `engines --strict` ran to its end and something failed",
         ExitCode.USAGE: "a wrong argument, recipe, file or checkpoint",
-        ExitCode.UNSUPPORTED: "a model, method or combination that ctxforge refuses",
+        ExitCode.UNSUPPORTED: "no answer can be given: a model, method or combination is refused, or `verify` had too few units",
         ExitCode.HUB: "the Hub, the network or a credential",
         ExitCode.RESOURCES: "out of disk or memory, an unreadable file, an output that another run holds",
         ExitCode.INTERNAL: "ctxforge contradicts itself; nothing was written",
