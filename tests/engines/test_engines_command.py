@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def test_running_needs_a_runnable_engine() -> None:
     assert "can be run here" in done.stderr
 
 
-def test_it_starts_without_torch_and_quickly() -> None:
+def test_it_starts_without_torch() -> None:
     code = (
         "import sys; sys.argv = ['ctxforge', 'engines', 'bundled', '--json']\n"
         "from ctxforge.cli import main\n"
@@ -84,9 +83,3 @@ def test_it_starts_without_torch_and_quickly() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
-    fastest = 10.0
-    for _ in range(3):
-        start = time.perf_counter()
-        ctxforge_engines("bundled", "--json")
-        fastest = min(fastest, time.perf_counter() - start)
-    assert fastest < 2.0  # 0.4 s on a quiet machine; the tests share theirs

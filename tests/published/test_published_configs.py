@@ -30,7 +30,7 @@ def test_inspect_and_check(name: str, tmp_path: Path) -> None:
     geometry = ctxforge.inspect(folder).geometry
     assert isinstance(geometry, RopeGeometry)
     assert (geometry.trained_length, geometry.original_length) == (entry.trained_length, entry.original_length)
-    group = next(group for group in geometry.groups if group.extendable)
+    group = next((group for group in geometry.groups if group.extendable), geometry.groups[0])
     assert (group.rotated_dims, group.base) == (entry.rotated_dims, entry.base)
     assert (group.in_force.divisors[0], group.in_force.divisors[-1]) == pytest.approx(entry.divisors, rel=1e-6)
     assert group.in_force.temperature == pytest.approx(entry.temperature, rel=1e-9)
@@ -50,6 +50,12 @@ def test_a_linear_scaling_without_an_origin_needs_the_length(name: str, tmp_path
     # Multiplied onto the 8 in force: the slowest pair ends at 8 * (256k / 32k).
     assert group.rotation.divisors[0] == pytest.approx(8)
     assert group.rotation.divisors[-1] == pytest.approx(64)
+
+
+def test_chunked_attention_beside_layers_without_rope_has_nothing_to_extend(tmp_path: Path) -> None:
+    folder = _folder(PUBLISHED["Llama-4-Scout-17B-16E"], tmp_path / "model")
+    with pytest.raises(ctxforge.errors.UnsupportedError, match="nothing to extend"):
+        ctxforge.plan(folder, method="yarn", to="20M")
 
 
 SCALED = ["Llama-3.1-8B", "Qwen2.5-7B-Instruct, YaRN as its card says", "DeepSeek-V3", "Phi-3-mini-128k-instruct"]

@@ -95,7 +95,6 @@ GATES: tuple[Gate, ...] = (
         "interval",
         OF_SOURCE,
         "Answers found at the target length, relative to the source's own at the trained length.",
-        gross=0.25,
     ),
     Gate(
         "retrieval_depth",
@@ -105,7 +104,6 @@ GATES: tuple[Gate, ...] = (
         "interval",
         OF_SOURCE,
         "The same for the worst third of the depth.",
-        gross=0.10,
     ),
     Gate(
         "retrieval_nll",
