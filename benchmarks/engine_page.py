@@ -151,7 +151,7 @@ def cell(row: Row | None) -> str:
     if row["status"] == "differs":
         return f"**differs, {row['max_difference']:.2g}**: {detail.split(' (to')[0]}"
     # The engine's own words, without the exception's name and without its advice.
-    plain = re.sub(r"^\w+(Error|Exception): ", "", detail)
+    plain = re.sub(r"^\w+(Error|Exception): ", "", detail.rpartition("error loading model: ")[2])
     return f"fails: {plain[:_LONGEST_CELL]}{'...' if len(plain) > _LONGEST_CELL else ''}".replace("|", "/")
 
 

@@ -176,7 +176,7 @@ class TestExitCodes:
         assert Judgement(results, strict=True).exit_code == strict_code
 
     def test_an_underpowered_verification_exits_3_and_names_the_gate(self) -> None:
-        judged = judge(default_gates(names=["short_nll"]), {"short_nll": documents(4, 0.0)})
+        judged = judge(default_gates(required=["short_nll"], names=["short_nll"]), {"short_nll": documents(4, 0.0)})
         assert judged.exit_code == VerifyExit.INCONCLUSIVE == 3
         assert judged.headline == "inconclusive: 1 of 1 gates (short_nll)"
         assert judge(default_gates(names=["short_nll"]), {"short_nll": documents(4, 0.0)}, strict=True).exit_code == 1
@@ -302,6 +302,8 @@ class TestEstimates:
         assert verdict("retrieval", lost).verdict == Verdict.FAIL
         few = ratio([0.0] * 5, [1.0] * 5, unit="prompt", outcomes=True)
         assert (verdict("retrieval", few).verdict, verdict("retrieval", few).decided_by) == (Verdict.FAIL, "point")
+        one = ratio([0.0], [1.0], unit="prompt", outcomes=True)
+        assert verdict("retrieval", one).verdict == Verdict.INCONCLUSIVE
 
     @pytest.mark.parametrize(
         "make",

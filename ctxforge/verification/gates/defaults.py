@@ -95,6 +95,8 @@ GATES: tuple[Gate, ...] = (
         "interval",
         OF_SOURCE,
         "Answers found at the target length, relative to the source's own at the trained length.",
+        gross=0.25,
+        gross_units=4,
     ),
     Gate(
         "retrieval_depth",
@@ -104,6 +106,8 @@ GATES: tuple[Gate, ...] = (
         "interval",
         OF_SOURCE,
         "The same for the worst third of the depth.",
+        gross=0.10,
+        gross_units=4,
     ),
     Gate(
         "retrieval_nll",

@@ -43,6 +43,8 @@ def judge(
             result = judge_measurement(gate, measurements[gate.measure], resamples=resamples, seed=seed)
             if isinstance(result, str):
                 left_out.append((gate.name, result))
+            elif not gate.required and result.verdict == Verdict.INCONCLUSIVE and result.decided_by == "point":
+                left_out.append((gate.name, result.words))
             else:
                 results.append(result)
             continue
@@ -59,11 +61,8 @@ def judge_measurement(
 ) -> GateResult | str:
     """One gate on its measurement, or why it is left out (see `judge`)."""
     result = judge_one(gate, estimate(measurement, resamples=resamples, seed=seed), measurement.unit)
-    if gate.required or result.verdict == Verdict.FAIL:
-        return result
-    if result.verdict == Verdict.INCONCLUSIVE and result.decided_by == "point":
-        return result.words
-    return too_weak(gate, measurement) or result
+    weak = "" if gate.required or result.verdict == Verdict.FAIL else too_weak(gate, measurement)
+    return weak or result
 
 
 def judge_one(gate: Gate, interval: Interval, unit: str = "unit") -> GateResult:
@@ -111,7 +110,7 @@ def _decide(gate: Gate, interval: Interval) -> tuple[Verdict, Decided, str]:
     if interval.method == statistics.NOT_FINITE:
         return Verdict.FAIL, "point", interval.method
     beyond = gate.gross is not None and (value > gate.gross if gate.direction == "at most" else value < gate.gross)
-    if beyond:
+    if beyond and interval.units >= gate.gross_units:
         assert gate.gross is not None
         return Verdict.FAIL, "point", f"beyond {_number(gate.gross)}, which no number of units excuses"
     return Verdict.INCONCLUSIVE, "point", interval.method

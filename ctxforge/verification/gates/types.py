@@ -46,6 +46,7 @@ class Gate:
         basis: "interval": decided by the 95 % interval, or by `gross` alone below eight units; "exact": the value
             itself is compared, for numbers without sampling error.
         gross: a value beyond it fails on any number of units; None for no such limit.
+        gross_units: fewest units that `gross` may decide on.
         quantity: what the number is, in words or units: "nats a token".
         explanation: what is held to the threshold and why, one line.
         required: whether the gate is inconclusive when its quantity was not measured or is too weak to decide it; else
@@ -60,6 +61,7 @@ class Gate:
     quantity: str
     explanation: str
     gross: float | None = None
+    gross_units: int = 1
     required: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ctxforge.errors import UsageError
 from ctxforge.verification.tasks.frame import Frame
@@ -25,7 +26,9 @@ def _build(frame: Frame, request: Request) -> Prompt:
     stack = plant(
         frame, request, opening=frame.opening(_INSTRUCTION), needles=[block], behind=len(question) + BLOCK - cue
     )
-    return _prompt(frame, request, stack.ids, question, block[cue:], stack.starts[0], stack.span)
+    prompt = _prompt(frame, request, stack.ids, question, block[cue:], stack.starts[0], stack.span)
+    # The shortest haystack has room for the block alone, at any depth: it is the one that was asked for.
+    return replace(prompt, depth=request.depth)
 
 
 def copy_at(frame: Frame, *, distance: int, offset: int, seed: int = 0) -> Prompt:
