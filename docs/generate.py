@@ -74,7 +74,7 @@ def exit_codes() -> str:
         ExitCode.OK: "done; every check passed",
         ExitCode.CHECK_FAILED: "`check`, `verify` or `engines --strict` ran to its end and something failed",
         ExitCode.USAGE: "a wrong argument, recipe, file or checkpoint",
-        ExitCode.UNSUPPORTED: "no answer can be given: a model, method or combination is refused, or `verify` had too few units",
+        ExitCode.UNSUPPORTED: "no answer: a model, method or combination is refused, or `verify` had too few units",
         ExitCode.HUB: "the Hub, the network or a credential",
         ExitCode.RESOURCES: "out of disk or memory, an unreadable file, an output that another run holds",
         ExitCode.INTERNAL: "ctxforge contradicts itself; nothing was written",
