@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -63,3 +64,31 @@ def test_demo_compares_the_methods(cli: Callable[..., object], tmp_path: Path) -
     ]
     assert (tmp_path / "demo" / "perplexity.svg").exists()
     assert ctxforge.check(tmp_path / "demo" / "yarn").passed
+
+
+def test_a_broken_conversion_exits_1_with_the_gate_named(cli: Callable[..., object], tmp_path: Path) -> None:
+    broken = ctxforge.extend("bundled", method="pi", to="2x", out=tmp_path / "pi").out
+    junit, page = tmp_path / "gates.xml", tmp_path / "report.html"
+    ran = cli("verify", broken, "--seeds", "2", "--needles", "6", "--windows", "2", "--junit", junit, "--report", page)
+    assert ran.code == 1, ran.err
+    assert "fail: " in ran.out
+    assert "short_nll" in ran.out
+    failed = [
+        case.get("name") for case in ElementTree.parse(junit).iter("testcase") if case.find("failure") is not None
+    ]
+    assert "short_nll" in failed
+    assert "short_nll" in page.read_text()
+
+
+def test_gates_of_ones_own(cli: Callable[..., object], converted: Path, tmp_path: Path) -> None:
+    gates = tmp_path / "gates.toml"
+    gates.write_text("[gates]\nshort_nll = -1.0\n")
+    ran = cli("verify", converted, *SMALL, "--no-retrieval", "--windows", "1", "--gates", gates, "--json")
+    assert ran.code == 1
+    verdicts = {gate["name"]: gate["verdict"] for gate in ran.document["report"]["judgement"]["gates"]}
+    assert verdicts["short_nll"] == "fail"
+    assert not [name for name in verdicts if name.startswith("retrieval")]
+    gates.write_text("[gates]\nshort_null = 1\n")
+    refused = cli("verify", converted, "--gates", gates)
+    assert refused.code == 2
+    assert "short_nll" in refused.err
