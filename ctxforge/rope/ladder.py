@@ -48,7 +48,7 @@ def candidates(plan: RopePlan, group: GroupPlan, portability: Portability) -> It
         assert isinstance(base, int | float)
         if portability != "widest" and hint.type == "yarn":
             yield _yarn_with_temperature(hint, rotation.temperature, plan.scale), float(base)
-        if hint.type != "proportional" or portability == "transformers":
+        if (hint.type != "proportional" or portability == "transformers") and not _narrow(hint, portability):
             yield hint, float(base)
     if rotation.length_dependent and rotation.code is None:
         return
@@ -64,6 +64,13 @@ def candidates(plan: RopePlan, group: GroupPlan, portability: Portability) -> It
         (*proportional, (lists, group.base)) if portability == "transformers" else ((lists, group.base), *proportional)
     )
     yield from ordered
+    if hint is not None and _narrow(hint, portability):
+        yield hint, group.base
+
+
+def _narrow(hint: RopeForm, portability: Portability) -> bool:
+    """Whether lists reach further than the method's own type: mlx-lm, llama.cpp and TGI ignore `truncate: false`."""
+    return portability == "widest" and hint.type == "yarn" and hint.parameters.get("truncate") is False
 
 
 def _proportional(divisors: Sequence[float], group: GroupPlan) -> list[tuple[RopeForm, float]]:
@@ -150,4 +157,6 @@ def _why(form: RopeForm, group: GroupPlan, portability: Portability) -> str:
         return "weights untouched; engines that ignore attention_factor compute their own temperature"
     if native:
         return "the method's own type"
+    if form.type == "longrope" and group.rotation.form is not None and _narrow(group.rotation.form, portability):
+        return "more engines read lists than truncate: false"
     return "no narrower type computes these divisors" if form.type == "longrope" else "it computes the same divisors"
