@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 VerifyProgress = Callable[[str, int, int], None]
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+_SMOKE_CHOICES = ("dtype", "device", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def verify(
 
     Args:
         folder: a converted checkpoint (or any other).
-        text: what to measure on.
+        text: what to measure on; the smoke tier reads none.
         source: the checkpoint it was made from; measured on the same tokens.
         trained_length: L0 in tokens.
         target_length: L' in tokens.
@@ -231,6 +232,14 @@ def verify(
         raise UsageError(
             f"the trained length of {trained} exceeds the target of {target} tokens", "pass --to with a longer length"
         )
+    failures = sum(one.verdict == "fail" for one in check(_root(local)).checks)
+    if not chosen.needs_text:
+        from ctxforge.verification.smoke import smoke
+
+        quick = {name: value for name, value in (choices or {}).items() if name in _SMOKE_CHOICES}
+        short = verification.VerifySettings(seeds=1, **quick)
+        seen = smoke(_root(local), trained_length=trained, target_length=target, settings=short)
+        return judged(seen, chosen, config_failures=failures, overrides=gates, strict=strict)
     report = verification.verify(
         _root(local),
         source_dir=None if origin is None else _root(origin),
@@ -240,7 +249,6 @@ def verify(
         settings=settings or tier_settings(chosen, trained, target, choices or {}),
         progress=progress,
     )
-    failures = sum(one.verdict == "fail" for one in check(_root(local)).checks)
     return judged(report, chosen, config_failures=failures, overrides=gates, strict=strict)
 
 

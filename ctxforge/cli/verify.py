@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tier",
-    type=click.Choice(["quick", "standard", "full"]),
+    type=click.Choice(["smoke", "quick", "standard", "full"]),
     default="quick",
     show_default=True,
     help="How much is measured and which gates count; the options below replace single numbers of it.",
@@ -82,7 +82,7 @@ def command(
     from ctxforge.verification.gates import read_gates
 
     gates = read_gates(gates_path) if gates_path is not None else None
-    text = read_text(text_path, folder)
+    text = "" if tier == "smoke" else read_text(text_path, folder)
     with ui.steps() as progress:
         found = pipeline.verify(
             Path(folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -92,3 +93,25 @@ def test_gates_of_ones_own(cli: Callable[..., object], converted: Path, tmp_path
     refused = cli("verify", converted, "--gates", gates)
     assert refused.code == 2
     assert "short_nll" in refused.err
+
+
+def test_the_smoke_tier_needs_no_text_and_sees_a_broken_cache(cli: Callable[..., object], tmp_path: Path) -> None:
+    good = ctxforge.extend("bundled", method="yarn", to="4x", out=tmp_path / "good").out
+    ran = cli("verify", good, "--tier", "smoke", "--device", "cpu")
+    assert ran.code == 0, ran.out + ran.err
+    config = json.loads((good / "config.json").read_text())
+    rope = {
+        "rope_type": "longrope",
+        "factor": 4.0,
+        "short_factor": [1.0] * 32,
+        "long_factor": [1 + i / 10 for i in range(32)],
+        "original_max_position_embeddings": 512,
+        "attention_factor": 1.0,
+    }
+    config["rope_scaling"], config["rope_parameters"] = rope, {**rope, "rope_theta": config["rope_theta"]}
+    (good / "config.json").write_text(json.dumps(config))
+    broken = cli("verify", good, "--tier", "smoke", "--device", "cpu", "--json")
+    assert broken.code == 1
+    verdicts = {gate["name"]: gate["verdict"] for gate in broken.document["report"]["judgement"]["gates"]}
+    assert verdicts["cache"] == "fail"
+    assert verdicts["finite"] == "pass"
