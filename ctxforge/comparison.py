@@ -10,6 +10,7 @@ from ctxforge import pipeline, schemes
 from ctxforge.checkpoint import fetch, read_checkpoint
 from ctxforge.errors import UnsupportedError, UsageError
 from ctxforge.lengths import parse_length
+from ctxforge.provenance import tables_document
 from ctxforge.recipe import MethodChoice
 from ctxforge.rope import RopeGeometry, RopePlan
 from ctxforge.sources import resolve_source
@@ -194,18 +195,5 @@ def _document(plan: RopePlan) -> dict[str, Any]:
         "target_length": plan.target_length,
         "scale": plan.scale,
         "composed": plan.composed,
-        "tables": [
-            {
-                "layer_type": group.layer_type,
-                "layers": list(group.layers),
-                "rotated_dims": group.rotated_dims,
-                "base": group.base,
-                "changed": group.changed,
-                "temperature": group.rotation.temperature,
-                "folded_into_weights": 1.0,
-                "length_dependent": False,
-                "divisors": list(group.rotation.divisors),
-            }
-            for group in plan.groups
-        ],
+        "tables": tables_document(plan, {}),
     }

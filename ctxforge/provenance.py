@@ -14,6 +14,7 @@ from ctxforge.version import __version__
 
 if TYPE_CHECKING:
     from ctxforge.pipeline import Conversion
+    from ctxforge.schemes import Plan
 
 FILE_NAME = "ctxforge.json"
 SCHEMA_VERSION = 1
@@ -59,26 +60,31 @@ def plan_document(conversion: Conversion) -> dict[str, Any]:
         "target_length": plan.target_length,
         "scale": plan.scale,
         "composed": plan.composed,
-        "tables": [
-            {
-                "layer_type": group.layer_type,
-                "layers": list(group.layers),
-                "rotated_dims": group.rotated_dims,
-                "base": group.base,
-                "changed": group.changed,
-                "temperature": group.rotation.temperature,
-                "folded_into_weights": lowered.folded.get(group.layer_type, 1.0),
-                "length_dependent": group.rotation.length_dependent,
-                "divisors": list(group.rotation.divisors),
-            }
-            for group in plan.groups
-        ],
+        "tables": tables_document(plan, lowered.folded),
         "portability": conversion.recipe.portability,
         "expressed_as": list(lowered.notes),
         "tensors_edited": [edit.tensor for edit in lowered.tensors],
         "agreement": dict(conversion.agreement),
         "warnings": list(plan.warnings),
     }
+
+
+def tables_document(plan: Plan, folded: Mapping[str | None, float]) -> list[dict[str, Any]]:
+    """Each rotary table of a plan as plain data; `folded` is the factor on q.k that the weights carry."""
+    return [
+        {
+            "layer_type": group.layer_type,
+            "layers": list(group.layers),
+            "rotated_dims": group.rotated_dims,
+            "base": group.base,
+            "changed": group.changed,
+            "temperature": group.rotation.temperature,
+            "folded_into_weights": folded.get(group.layer_type, 1.0),
+            "length_dependent": group.rotation.length_dependent,
+            "divisors": list(group.rotation.divisors),
+        }
+        for group in plan.groups
+    ]
 
 
 def recorded_target(document: Mapping[str, Any] | None) -> int | None:
