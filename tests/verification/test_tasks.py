@@ -347,7 +347,16 @@ def test_every_task_says_what_it_is_for() -> None:
 @given(name=st.sampled_from(SYNTHETIC), length=st.integers(700, 9000), seed=st.integers(0, 9), chat=st.booleans())
 def test_smollm2s_tokenizer(name: str, length: int, seed: int, chat: bool) -> None:
     made = _smollm2(chat)
-    prompt = build(name, made, length, depth=seed, seed=seed)
+    try:
+        prompt = build(name, made, length, depth=seed, seed=seed)
+    except UsageError as refused:
+        # The chat template takes its share: a list of words needs 760 tokens with it, and the refusal says so.
+        assert (name, chat) == ("common-words", True)
+        shortest = SHORTEST.search(refused.remedy)
+        assert shortest is not None
+        length = int(shortest[1])
+        assert 700 < length < 800
+        prompt = build(name, made, length, depth=seed, seed=seed)
     assert prompt.tokens == length
     if name in ("passkey", "multi-key", "uuid", "lines", "kv-grid"):
         assert occurrences(prompt.context, prompt.answer_ids) == 1
