@@ -12,7 +12,8 @@ from ctxforge.verification.settings import VerifySettings, measured_lengths
 
 if TYPE_CHECKING:
     from ctxforge.verification.heatmap import heatmap_svg
-    from ctxforge.verification.measure import Measures, evaluate_model, prepare_text
+    from ctxforge.verification.measure import evaluate_model, prepare_text
+    from ctxforge.verification.measures import Measures
     from ctxforge.verification.plot import Curve, curves_of, plot_svg
     from ctxforge.verification.report import Protocol, ShortContext, VerifyReport, short_context
     from ctxforge.verification.run import protocol, verify
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Curve": "plot",
-    "Measures": "measure",
+    "Measures": "measures",
     "Protocol": "report",
     "ShortContext": "report",
     "VerifyReport": "report",

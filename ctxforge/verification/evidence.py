@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctxforge.verification.gates.measurement import Measurement, difference, exact, ratio
-from ctxforge.verification.measure import Measures
+from ctxforge.verification.measures import Measures
 from ctxforge.verification.perplexity import BucketScore
-from ctxforge.verification.retrieval import ScoredAnswer
+from ctxforge.verification.scored import ScoredAnswer
 
 NO_SOURCE = "no source was given to compare with (--source)"
 _THIRDS = ("first third", "middle third", "last third")

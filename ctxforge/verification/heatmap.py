@@ -11,7 +11,7 @@ from ctxforge.lengths import format_length
 from ctxforge.verification.svg import NARROW, WIDE, document, line, text, text_width
 
 if TYPE_CHECKING:
-    from ctxforge.verification.retrieval import RetrievalCell
+    from ctxforge.verification.scored import RetrievalCell
 
 _ROW = 34.0
 # A model that knows only that a digit follows pays ln 10 a digit: from there on the colour says "not found".

@@ -15,14 +15,18 @@ from ctxforge.quiet import quiet_transformers
 from ctxforge.verification.settings import VerifySettings
 
 
-def pick_device(name: str) -> str:
+def pick_device(name: str, local_rank: int = 0) -> str:
     """`auto` is a GPU where torch sees one; anything else must be a device that torch can use here.
+
+    Of several processes on a machine each takes the GPU of its own number.
 
     Raises:
         UsageError: no such device here.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        return f"cuda:{local_rank % torch.cuda.device_count()}" if local_rank else "cuda"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

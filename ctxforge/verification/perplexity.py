@@ -42,7 +42,9 @@ class BucketScore:
 
 
 def perplexity(nll: float) -> float:
-    """exp(nll), infinite where a float cannot hold it."""
+    """exp(nll): infinite where a float cannot hold it, not a number for no number."""
+    if math.isnan(nll):
+        return nll
     return math.exp(nll) if nll < 700 else math.inf
 
 

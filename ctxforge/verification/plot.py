@@ -13,7 +13,7 @@ from ctxforge.verification.chart import Axis, Mark, Series, chart_svg, linear_ti
 from ctxforge.verification.svg import NARROW, WIDE
 
 if TYPE_CHECKING:
-    from ctxforge.verification.measure import Measures
+    from ctxforge.verification.measures import Measures
     from ctxforge.verification.report import VerifyReport
     from ctxforge.verification.statistics import Interval
 

@@ -10,7 +10,7 @@ from typing import Any
 from ctxforge.errors import InternalError
 from ctxforge.verification.gates.reach import EffectiveLength
 from ctxforge.verification.gates.types import Judgement
-from ctxforge.verification.measure import Measures
+from ctxforge.verification.measures import Measures
 
 SCHEMA_VERSION = 1
 
@@ -31,6 +31,7 @@ class Protocol:
         dtype: asked for, the same for every model.
         device: the torch device.
         threads: torch's CPU threads.
+        processes: that shared the units of the measurement.
         needles: depth strata asked for.
         seeds: haystacks.
         needle_form: the fact as it is planted.
@@ -48,6 +49,7 @@ class Protocol:
     dtype: str
     device: str
     threads: int
+    processes: int
     needles: int
     seeds: int
     needle_form: str
@@ -100,7 +102,10 @@ class VerifyReport:
                         "retrieval": [{"length", "stratum", "depth_start", "depth_end", "nll", "exact", "count"}],
                         "answers": [{"seed", "length", "stratum", "strata", "nll", "exact"}],
                         "window_buckets": [["buckets" of one window]], "short_windows": [nll],
-                        "passes", "retrieval_way", "head", "attention", "dtype", "finite"},
+                        "passes", "retrieval_way", "head", "attention", "dtype", "finite",
+                        "tasks": [{"task", "seed", "depth", "length", "nll", "exact", "recall", "output"}],
+                        "protocols": [{every field of `ProtocolResult`}],
+                        "far_context": null or {every field of `FarContext`}},
              "source": null or the same as "result",
              "short_context": null or {"length", "differences": [nats], "mean"},
              "judgement": null or {"verdict", "exit_code", "headline", "gates": [...], "left_out": [...]},

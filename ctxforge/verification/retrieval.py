@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from ctxforge.errors import UnsupportedError
 from ctxforge.verification.branches import Branch, branch_attention, lay_out
 from ctxforge.verification.needles import Cell, Haystack, Needle
 from ctxforge.verification.onepass import OnePass, Tick
+from ctxforge.verification.scored import ScoredAnswer
 
 BRANCH_ROWS = "branch rows"
 BRANCH_ROWS_PER_LENGTH = "branch rows a length"
@@ -42,40 +42,9 @@ class Answer:
     nll: float
     exact: bool
 
-
-@dataclass(frozen=True)
-class ScoredAnswer:
-    """One answer as a unit of statistics: the same (seed, length, stratum) of two models is the same prompt."""
-
-    seed: int
-    length: int
-    stratum: int
-    strata: int
-    nll: float
-    exact: bool
-
-    @classmethod
-    def of(cls, answer: Answer, seed: int) -> ScoredAnswer:
-        """The unit that an answer of haystack `seed` is."""
-        cell = answer.cell
-        return cls(seed, cell.length, cell.stratum, cell.strata, answer.nll, answer.exact)
-
-
-@dataclass(frozen=True)
-class RetrievalCell:
-    """A cell of the grid over all haystacks.
-
-    The needles of the cell begin between `depth_start` and `depth_end`, as fractions of `length`; `nll` is the mean
-    over `count` needles of the mean answer loss in nats a token, `exact` counts the answers that greedy decoding finds.
-    """
-
-    length: int
-    stratum: int
-    depth_start: float
-    depth_end: float
-    nll: float
-    exact: int
-    count: int
+    def scored(self, seed: int) -> ScoredAnswer:
+        """The unit of statistics that an answer of haystack `seed` is."""
+        return ScoredAnswer(seed, self.cell.length, self.cell.stratum, self.cell.strata, self.nll, self.exact)
 
 
 def choose_way(runner: OnePass) -> str:
@@ -123,25 +92,6 @@ def separate(runner: OnePass, context: Sequence[int], needle: Needle) -> tuple[f
     with torch.no_grad():
         losses, hits = runner.head.losses(rows[-len(needle.answer) :], labels, output_class)
     return float(losses.mean()), bool(hits.all())
-
-
-def grid(scored: Sequence[Answer]) -> list[RetrievalCell]:
-    """Gather the answers of all haystacks into cells, by length and stratum."""
-    cells: dict[tuple[int, int, int], list[Answer]] = {}
-    for answer in scored:
-        cells.setdefault((answer.cell.length, answer.cell.stratum, answer.cell.strata), []).append(answer)
-    return [
-        RetrievalCell(
-            length=length,
-            stratum=stratum,
-            depth_start=stratum / strata,
-            depth_end=(stratum + 1) / strata,
-            nll=math.fsum(a.nll for a in group) / len(group),
-            exact=sum(a.exact for a in group),
-            count=len(group),
-        )
-        for (length, stratum, strata), group in sorted(cells.items())
-    ]
 
 
 def _by_branches(runner: OnePass, haystack: Haystack, cells: Sequence[Cell], tick: Tick | None) -> list[Answer]:

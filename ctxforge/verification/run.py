@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ctxforge.verification.journal import Journal, forget_old, journal_folder
 from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, release
-from ctxforge.verification.measure import Measures, Progress, evaluate_model, prepare_text
+from ctxforge.verification.measure import Progress, evaluate_model, prepare_text
+from ctxforge.verification.measures import Measures
 from ctxforge.verification.needles import ANSWER, QUESTION
+from ctxforge.verification.processes import find_processes
 from ctxforge.verification.report import Protocol, VerifyReport, short_context
 from ctxforge.verification.settings import VerifySettings, short_window_length
 from ctxforge.verification.text import TokenText
+from ctxforge.verification.units import Scope
+from ctxforge.verification.worker import check_tasks
 
 
 def verify(
@@ -23,12 +28,14 @@ def verify(
     trained_length: int,
     target_length: int,
     settings: VerifySettings,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Measure the checkpoint in `model_dir`, and the one it came from, on `text`.
 
     The two models are never in memory together. The source's retrieval grid is measured up to the trained length
-    only: beyond it there is nothing to hold the result against.
+    only: beyond it there is nothing to hold the result against. Finished units are kept until the whole is done, so
+    that an interrupted verification goes on where it stopped; processes started by a launcher share them.
 
     Args:
         model_dir: the converted checkpoint.
@@ -37,6 +44,7 @@ def verify(
         trained_length: L0 in tokens.
         target_length: L' in tokens.
         settings: what to measure and how.
+        fresh: forget what an interrupted run of the same measurement left.
         progress: called with (what, done, of how many).
 
     Raises:
@@ -45,7 +53,8 @@ def verify(
         ResourceError: out of memory.
     """
     model_dir = Path(model_dir)
-    device = pick_device(settings.device)
+    processes = find_processes(settings.device)
+    device = pick_device(settings.device, processes.local_rank)
     asked = settings.documents
     tokenizer = load_tokenizer(model_dir, settings)
     if settings.fewer_documents:
@@ -54,8 +63,19 @@ def verify(
         settings = replace(settings, documents=max(1, min(asked, tokens.windows_of(target_length))))
     else:
         tokens = prepare_text(tokenizer, text, target_length, settings)
+    check_tasks(tokenizer, settings, min(trained_length, target_length))
+    conditions = protocol(tokens, trained_length, target_length, settings, device, processes.count)
+    journals: list[Journal] = []
 
-    def measured(folder: Path, label: str, *, curve: bool, retrieval_up_to: int, truncated: bool = False) -> Measures:
+    def measured(folder: Path, label: str, scope: Scope) -> Measures:
+        lengths = (trained_length, target_length)
+        versions = conditions.versions
+        journal = Journal(
+            journal_folder(folder, tokens.sha256, settings, lengths, device=device.split(":")[0], versions=versions)
+        )
+        if fresh and processes.rank == 0:
+            journal.discard()
+        journals.append(journal)
         with memory_errors(target_length, settings):
             model = load_model(folder, settings, device)
             found = evaluate_model(
@@ -66,28 +86,31 @@ def verify(
                 target_length=target_length,
                 settings=settings,
                 label=label,
-                curve=curve,
-                retrieval_up_to=retrieval_up_to,
-                truncated=truncated,
+                scope=scope,
+                journal=journal,
+                processes=processes,
                 progress=progress,
             )
         del model
         release(device)
         return found
 
+    forget_old()
     source = None
     if source_dir is not None:
-        up_to = min(trained_length, target_length)
-        source = measured(
-            Path(source_dir),
-            "source",
+        scope = Scope(
             curve=settings.source_curve,
-            retrieval_up_to=up_to,
+            retrieval_up_to=min(trained_length, target_length),
             truncated=settings.truncated_source,
+            protocols=settings.source_curve,
         )
-    result = measured(model_dir, "result", curve=True, retrieval_up_to=target_length)
+        source = measured(Path(source_dir), "source", scope)
+    result = measured(model_dir, "result", Scope(retrieval_up_to=target_length, far_context=True))
+    if processes.rank == 0:
+        for journal in journals:
+            journal.discard()
     return VerifyReport(
-        protocol=protocol(tokens, trained_length, target_length, settings, device),
+        protocol=conditions,
         result=result,
         source=source,
         short_context=None
@@ -97,7 +120,12 @@ def verify(
 
 
 def protocol(
-    tokens: TokenText, trained_length: int, target_length: int, settings: VerifySettings, device: str
+    tokens: TokenText,
+    trained_length: int,
+    target_length: int,
+    settings: VerifySettings,
+    device: str,
+    processes: int = 1,
 ) -> Protocol:
     """The conditions of a measurement on `tokens`, with the versions that are running."""
     import torch
@@ -114,6 +142,7 @@ def protocol(
         dtype=settings.dtype,
         device=device,
         threads=torch.get_num_threads(),
+        processes=processes,
         needles=settings.needles,
         seeds=settings.seeds,
         needle_form=QUESTION + ANSWER,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ctxforge.errors import UsageError
@@ -37,6 +38,14 @@ class VerifySettings:
         truncated_source: whether the source is measured on truncated contexts beyond the trained length, for the gate
             on use.
         fewer_documents: take as many windows as the text holds where it holds fewer than `documents`.
+        tasks: names of tasks that are asked beside the grid, see `ctxforge.verification.tasks`.
+        task_data: the user's copies of data sets, as (task, file).
+        task_depths: depth strata of a task's prompts.
+        task_seeds: prompts of each depth.
+        chat: whether tasks go through the tokenizer's chat template; None where it has one.
+        protocols: perplexity protocols that are run beside the one pass, see `ctxforge.verification.protocols`.
+        far_context: whether short passes over every window are run, for LongPPL and the worth of far context.
+        attention: "auto", or the name of an attention implementation of transformers.
         trust_remote_code: whether code inside the checkpoints may run.
     """
 
@@ -54,10 +63,27 @@ class VerifySettings:
     short_length: int | None = None
     truncated_source: bool = False
     fewer_documents: bool = False
+    tasks: tuple[str, ...] = ()
+    task_data: tuple[tuple[str, Path], ...] = ()
+    task_depths: int = 5
+    task_seeds: int = 2
+    chat: bool | None = None
+    protocols: tuple[str, ...] = ()
+    far_context: bool = False
+    attention: str = "auto"
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("buckets", "documents", "needles", "seeds", "head_slice", "short_windows"):
+        for name in (
+            "buckets",
+            "documents",
+            "needles",
+            "seeds",
+            "head_slice",
+            "short_windows",
+            "task_depths",
+            "task_seeds",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(

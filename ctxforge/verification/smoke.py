@@ -10,7 +10,8 @@ import torch
 from ctxforge.sources import bundled_text
 from ctxforge.verification.cache_check import cache_difference
 from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device
-from ctxforge.verification.measure import Measures, prepare_text
+from ctxforge.verification.measure import prepare_text
+from ctxforge.verification.measures import Measures
 from ctxforge.verification.report import VerifyReport
 from ctxforge.verification.run import protocol
 from ctxforge.verification.settings import VerifySettings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctxforge.lengths import format_length
-from ctxforge.verification.measure import Measures
+from ctxforge.verification.measures import Measures
 from ctxforge.verification.report import VerifyReport
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]

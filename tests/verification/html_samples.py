@@ -23,10 +23,10 @@ from ctxforge.verification.gates import (
     ratio,
 )
 from ctxforge.verification.html import ComparisonRow
-from ctxforge.verification.measure import Measures
+from ctxforge.verification.measures import Measures
 from ctxforge.verification.perplexity import BucketScore, LengthScore
 from ctxforge.verification.report import Protocol, ShortContext, VerifyReport
-from ctxforge.verification.retrieval import RetrievalCell, ScoredAnswer
+from ctxforge.verification.scored import RetrievalCell, ScoredAnswer
 from ctxforge.verification.statistics import paired_bootstrap
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "bundled_yarn_2k.json").read_text(encoding="utf-8"))

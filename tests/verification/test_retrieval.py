@@ -11,6 +11,7 @@ import torch
 from ctxforge.errors import UnsupportedError, UsageError
 from ctxforge.verification import branches, needles, retrieval
 from ctxforge.verification.onepass import OnePass
+from ctxforge.verification.scored import grid
 from tests.verification.tiny import DYNAMIC, LONGROPE, YARN, byte_tokenizer, prose, tiny, token_ids
 
 TOKENIZER = byte_tokenizer()
@@ -243,10 +244,14 @@ def test_too_few_words_or_too_little_text() -> None:
 
 def test_grid_gathers_haystacks() -> None:
     runner = OnePass(tiny())
-    scored = [a for s in range(3) for a in retrieval.answers(runner, haystack(s, strata=2), retrieval.BRANCH_ROWS)]
-    cells = retrieval.grid(scored)
+    scored = [
+        answer.scored(seed)
+        for seed in range(3)
+        for answer in retrieval.answers(runner, haystack(seed, strata=2), retrieval.BRANCH_ROWS)
+    ]
+    cells = grid(scored)
     assert sum(c.count for c in cells) == len(scored)
-    first = [a.nll for a in scored if (a.cell.length, a.cell.stratum) == (cells[0].length, cells[0].stratum)]
+    first = [a.nll for a in scored if (a.length, a.stratum) == (cells[0].length, cells[0].stratum)]
     assert cells[0].nll == pytest.approx(sum(first) / len(first))
 
 

@@ -18,7 +18,7 @@ from ctxforge.verification.plot import curve_of, plot_svg
 from ctxforge.verification.svg import NARROW, WIDE, style
 
 if TYPE_CHECKING:
-    from ctxforge.verification.measure import Measures
+    from ctxforge.verification.measures import Measures
     from ctxforge.verification.report import Protocol
     from ctxforge.verification.statistics import Interval
 

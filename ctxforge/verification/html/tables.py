@@ -16,7 +16,7 @@ from ctxforge.verification.plot import bucket_intervals
 from ctxforge.verification.statistics import Interval, wilson
 
 if TYPE_CHECKING:
-    from ctxforge.verification.measure import Measures
+    from ctxforge.verification.measures import Measures
     from ctxforge.verification.report import Protocol, VerifyReport
 
 

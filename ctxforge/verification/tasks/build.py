@@ -55,13 +55,14 @@ def build_all(
     *,
     lengths: Sequence[int],
     seeds: int,
+    first_seed: int = 0,
     strata: int = 10,
     data: Path | None = None,
 ) -> Iterator[Prompt]:
-    """Prompts of every length, seed and, where the task has one, depth."""
+    """Prompts of every length, of `seeds` seeds from `first_seed` on and, where the task has one, of every depth."""
     chosen = find_task(task) if isinstance(task, str) else task
     made = frame if isinstance(frame, Frame) else Frame(frame)
     for length in lengths:
-        for seed in range(seeds):
+        for seed in range(first_seed, first_seed + seeds):
             for depth in range(strata) if chosen.depth_matters else (0,):
                 yield build(chosen, made, length, depth=depth, seed=seed, strata=strata, data=data)
