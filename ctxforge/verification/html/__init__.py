@@ -8,7 +8,7 @@ from __future__ import annotations
 from ctxforge.verification.html.comparison import ComparisonRow, comparison_figures, render_comparison
 from ctxforge.verification.html.figures import figures
 from ctxforge.verification.html.page import render_report
-from ctxforge.verification.html.png import png_bytes, save_png
+from ctxforge.verification.html.png import png_bytes, save_figures, save_png
 
 __all__ = [
     "ComparisonRow",
@@ -17,5 +17,6 @@ __all__ = [
     "png_bytes",
     "render_comparison",
     "render_report",
+    "save_figures",
     "save_png",
 ]

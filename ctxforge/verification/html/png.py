@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ctxforge.errors import ResourceError, UsageError
@@ -63,7 +64,46 @@ def save_png(svg: str, path: Path | str, width: int = 1560) -> None:
         UsageError: the extra `report` is not installed, or a width out of range.
         ResourceError: no font, or the path can't be written.
     """
-    content, path = png_bytes(svg, width), Path(path)
+    _write(Path(path), png_bytes(svg, width))
+
+
+def save_figures(folder: Path, figures: Mapping[str, str]) -> list[Path]:
+    """Write every figure into `folder` as SVG and, where that is possible, as PNG twice as wide, in light colours.
+
+    PNG needs the extra `report` and a font. Without them the SVGs are all: no path that is returned ends in `.png`.
+
+    Args:
+        folder: is made where it is missing.
+        figures: SVGs of ours by name, as `figures` and `comparison_figures` give them; a name becomes a file's.
+
+    Returns:
+        What was written, figure by figure, SVG first.
+
+    Raises:
+        ResourceError: a file can't be written.
+    """
+    written = []
+    for name, svg in figures.items():
+        vector = folder / f"{name}.svg"
+        _write(vector, svg.encode("utf-8"))
+        written.append(vector)
+        try:
+            content = png_bytes(svg, 2 * figure_width(svg))
+        except (UsageError, ResourceError):
+            continue
+        _write(vector.with_suffix(".png"), content)
+        written.append(vector.with_suffix(".png"))
+    return written
+
+
+def figure_width(svg: str) -> int:
+    """The width of a figure of ours in pixels."""
+    found = re.search(r'<svg [^>]*? width="(\d+)', svg)
+    assert found is not None, "not a figure of ours"
+    return int(found[1])
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
