@@ -50,6 +50,7 @@ def compare(
     settings: VerifySettings,
     original_length: str | None = None,
     trained_length: str | None = None,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure `source` as it is and with each method's lambda and temperature, on one load of its weights.
@@ -63,6 +64,7 @@ def compare(
         text: what to measure on, at least as long as the target.
         settings: what to measure; retrieval must be on, methods are ranked by it.
         original_length, trained_length: as for `extend`.
+        fresh: forget what an interrupted run of the same comparison left.
         progress: called with (what, done, of how many).
 
     Raises:
@@ -71,7 +73,9 @@ def compare(
         CtxforgeError: see `extend` and `verify`.
     """
     from ctxforge import verification
+    from ctxforge.verification.journal import Journal, journal_folder, kept_when_interrupted
     from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device
+    from ctxforge.verification.processes import find_processes
     from ctxforge.verification.swap import swapped
 
     names = [_name(choice) for choice in methods]
@@ -92,15 +96,37 @@ def compare(
         for name, choice in zip(names, methods, strict=True)
     }
     first = next(iter(plans.values()))
-    device = pick_device(settings.device)
-    assert checkpoint.root is not None
-    tokenizer = load_tokenizer(checkpoint.root, settings)
+    processes = find_processes(settings.device)
+    device = pick_device(settings.device, processes.local_rank)
+    root = checkpoint.root
+    assert root is not None
+    tokenizer = load_tokenizer(root, settings)
     tokens = verification.prepare_text(tokenizer, text, first.target_length, settings)
+    lengths = (first.original_length, first.target_length)
+    protocol = verification.protocol(tokens, *lengths, settings, device, processes.count)
+    tables = {UNMODIFIED: [], **{name: _tables(plan) for name, plan in plans.items()}}
+    journals = {
+        name: Journal(
+            journal_folder(
+                root,
+                tokens.sha256,
+                settings,
+                lengths,
+                device=device.split(":")[0],
+                versions=protocol.versions,
+                variant=repr(values),
+            )
+        )
+        for name, values in tables.items()
+    }
+    if fresh and processes.rank == 0:
+        for journal in journals.values():
+            journal.discard()
     measures: dict[str, Measures] = {}
-    with memory_errors(first.target_length, settings):
-        model = load_model(checkpoint.root, settings, device)
-        for name in (UNMODIFIED, *names):
-            with swapped(model, [] if name == UNMODIFIED else _tables(plans[name])):
+    with kept_when_interrupted(list(journals.values())), memory_errors(lengths[1], settings, root, device):
+        model = load_model(root, settings, device)
+        for name, values in tables.items():
+            with swapped(model, values):
                 measures[name] = verification.evaluate_model(
                     model,
                     tokenizer,
@@ -109,9 +135,13 @@ def compare(
                     target_length=first.target_length,
                     settings=settings,
                     label=name,
+                    journal=journals[name],
+                    processes=processes,
                     progress=progress,
                 )
-    protocol = verification.protocol(tokens, first.original_length, first.target_length, settings, device)
+    if processes.rank == 0:
+        for journal in journals.values():
+            journal.discard()
     return Comparison(_ranked(measures, plans), first.original_length, first.target_length, protocol)
 
 

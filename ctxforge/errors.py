@@ -64,6 +64,12 @@ class ResourceError(CtxforgeError):
     exit_code = ExitCode.RESOURCES
 
 
+class InterruptedRunError(CtxforgeError):
+    """The user stopped a long command; what it finished is kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class InternalError(CtxforgeError):
     """ctxforge contradicts itself: what it emitted does not compute what it planned. Never the user's fault."""
 

@@ -190,6 +190,7 @@ def verify(
     choices: Mapping[str, Any] | None = None,
     gates: Mapping[str, Any] | None = None,
     strict: bool = False,
+    fresh: bool = False,
     progress: VerifyProgress | None = None,
 ) -> VerifyReport:
     """Measure the checkpoint in `folder`, and judge it by the gates of a tier.
@@ -208,6 +209,7 @@ def verify(
         choices: fields of `VerifySettings` that replace the tier's.
         gates: thresholds of gates by name, as `read_gates` reads them from a file.
         strict: let an inconclusive gate count as a failed one.
+        fresh: forget what an interrupted run of the same measurement left.
         progress: called with (what, done, of how many).
 
     Raises:
@@ -247,6 +249,7 @@ def verify(
         trained_length=trained,
         target_length=target,
         settings=settings or tier_settings(chosen, trained, target, choices or {}),
+        fresh=fresh,
         progress=progress,
     )
     return judged(report, chosen, config_failures=failures, overrides=gates, strict=strict)

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=int, default=2, show_default=True, help="Haystacks of the retrieval grid.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option("--attention", default="auto", show_default=True, help="auto, or one of transformers' by its name.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the comparison: .html or .json.")
+@click.option("--figures", type=click.Path(path_type=Path), help="Write the figures into this folder.")
+@click.option("--fresh", is_flag=True, help="Don't go on with what an interrupted run of the same command left.")
 @with_output
 def command(
     ui: Output,
@@ -50,18 +53,23 @@ def command(
     seeds: int,
     dtype: str,
     device: str,
+    attention: str,
     report: Path | None,
+    figures: Path | None,
+    fresh: bool,
 ) -> None:
     """Rank methods on SOURCE: the model is loaded once, each method's rotary table is swapped in, nothing is written.
 
     Ranked by the loss of retrieved answers at the target length, with intervals over prompts, paired between methods;
     perplexity by position beside it. A method may take one parameter here: yarn:beta_fast=64.
     """
-    from ctxforge.cli.files import read_text
+    from ctxforge.cli.files import check_writable, read_text
+    from ctxforge.cli.verify_outputs import write_figures
     from ctxforge.comparison import compare
     from ctxforge.lengths import parse_length
     from ctxforge.recipe import parse_method
     from ctxforge.verification import VerifySettings
+    from ctxforge.verification.processes import is_first
 
     settings = VerifySettings(
         lengths=None if lengths is None else tuple(parse_length(part) for part in lengths.split(",")),
@@ -71,7 +79,9 @@ def command(
         seeds=seeds,
         dtype=dtype,
         device=device,
+        attention=attention,
     )
+    check_writable(report, None if figures is None else figures / "perplexity.svg")
     text = read_text(text_path, source)
     with ui.steps() as progress:
         found = compare(
@@ -82,13 +92,21 @@ def command(
             settings=settings,
             original_length=original_length,
             trained_length=trained_length,
+            fresh=fresh,
             progress=progress,
         )
+    if not is_first():
+        return
     ui.heading(f"{source}: {found.trained_length} -> {found.target_length} tokens, best first")
     ui.table(*_table(found))
     document = _document(found)
     if report is not None:
-        _write(ui, found, document, report, source, methods, to)
+        _write(ui, found, document, report, source)
+    if figures is not None:
+        from ctxforge.verification.html import comparison_figures
+
+        drawn = comparison_figures(found.rows, trained_length=found.trained_length, target_length=found.target_length)
+        write_figures(ui, figures, drawn)
     ui.document("ok", document)
 
 
@@ -146,12 +164,11 @@ def _document(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _write(
-    ui: Output, found: Comparison, document: dict[str, Any], report: Path, source: str, methods: str, to: str
-) -> None:
+def _write(ui: Output, found: Comparison, document: dict[str, Any], report: Path, source: str) -> None:
     import json
 
     from ctxforge.cli.files import write_text
+    from ctxforge.cli.verify_outputs import command_line
     from ctxforge.comparison import SCORE
     from ctxforge.verification.html import render_comparison
 
@@ -164,7 +181,7 @@ def _write(
             higher_is_better=False,
             protocol=found.protocol,
             title=f"Methods on {source}",
-            command=f"ctxforge compare {source} --methods {methods} --to {to}",
+            command=command_line(),
         )
         write_text(report, page)
     else:

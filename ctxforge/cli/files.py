@@ -33,6 +33,26 @@ def read_text(path: Path | None, folder: str) -> str:
         raise ResourceError(f"{path} can't be read: {error.strerror}", "check the path and its permissions") from None
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Make the folders of files that will be written, and try them out, before anything long begins.
+
+    Raises:
+        ResourceError: a path is a folder, or can't be written.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        existed = path.exists()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8"):
+                pass
+            if not existed:
+                path.unlink()
+        except OSError as error:
+            raise ResourceError(f"{path} can't be written: {error.strerror}", "give a path that can be") from None
+
+
 def write_text(path: Path, content: str) -> None:
     """Write `content` to `path`, making its folder.
 

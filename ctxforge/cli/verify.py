@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ctxforge.cli.output import Output, with_output
-
-if TYPE_CHECKING:
-    from ctxforge.verification import VerifyReport
 
 
 @click.command(
@@ -44,14 +41,24 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=int, help="Haystacks of the retrieval grid.")
 @click.option("--short-windows", type=int, help="Windows of the short-context comparison.")
 @click.option("--retrieval/--no-retrieval", default=True, show_default=True, help="Measure the retrieval grid.")
+@click.option("--task", "tasks", metavar="NAME,...", help="Ask these tasks too (docs/verification.md lists them).")
+@click.option("--task-data", multiple=True, metavar="NAME=FILE", help="Your copy of a task's data set.")
+@click.option("--task-seeds", type=int, help="Prompts of each depth of a task.")
+@click.option("--task-depths", type=int, help="Depth strata of a task's prompts.")
+@click.option("--chat/--no-chat", default=None, help="Put tasks into the chat template; default: where there is one.")
+@click.option("--protocol", "protocols", metavar="NAME,...", help="Perplexity protocols beside the one pass.")
+@click.option("--far-context/--no-far-context", default=None, help="LongPPL and the worth of far context.")
 @click.option("--source-curve/--no-source-curve", default=True, help="Run the source up to the target too.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option("--attention", default="auto", show_default=True, help="auto, or one of transformers' by its name.")
 @click.option(
     "--trust-remote-code", is_flag=True, help="Run the modeling code inside FOLDER (and SOURCE). Read it first."
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Write perplexity by position as SVG.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the report: .html or .json.")
+@click.option("--figures", type=click.Path(path_type=Path), help="Write the report's figures into this folder.")
+@click.option("--fresh", is_flag=True, help="Don't go on with what an interrupted run of the same command left.")
 @with_output
 def command(
     ui: Output,
@@ -66,6 +73,8 @@ def command(
     trained_length: str | None,
     plot: Path | None,
     report: Path | None,
+    figures: Path | None,
+    fresh: bool,
     **options: Any,
 ) -> int:
     """Measure FOLDER and judge it: perplexity of a text at every length from one pass, retrieval, what short text lost.
@@ -73,14 +82,20 @@ def command(
     One full-length pass without a KV cache gives every shorter length; retrieval plants needles at stratified depths
     and scores the answers teacher-forced, which equals greedy decoding. Gates compare the result with its source, each
     with an interval over documents or prompts. Exits with 0 when every gate passes, 1 when one fails, 3 when one
-    can't be decided on so few units.
+    can't be decided on so few units. Interrupted, it keeps what is finished, and the same command goes on with it;
+    started with `accelerate launch -m ctxforge verify ...` it spreads the work over processes.
     """
     from ctxforge import pipeline
-    from ctxforge.cli.files import read_text
+    from ctxforge.cli.files import check_writable, read_text
+    from ctxforge.cli.verify_outputs import Outputs, write_outputs
     from ctxforge.lengths import parse_length
     from ctxforge.verification import render_table
     from ctxforge.verification.gates import read_gates
+    from ctxforge.verification.processes import is_first
 
+    outputs = Outputs(plot, report, junit, figures)
+    check_writable(*outputs.files)
+    choices = _choices(options)
     gates = read_gates(gates_path) if gates_path is not None else None
     text = "" if tier == "smoke" else read_text(text_path, folder)
     with ui.steps() as progress:
@@ -91,16 +106,19 @@ def command(
             trained_length=None if trained_length is None else parse_length(trained_length),
             target_length=None if to is None else parse_length(to),
             tier=tier,
-            choices=_choices(options),
+            choices=choices,
             gates=gates,
             strict=strict,
+            fresh=fresh,
             progress=progress,
         )
+    judgement = found.judgement
+    assert judgement is not None
+    if not is_first():
+        return int(judgement.exit_code)
     for title, header, rows in render_table(found):
         ui.heading(title)
         ui.table(header, rows)
-    judgement = found.judgement
-    assert judgement is not None
     ui.heading(judgement.headline)
     for result in judgement.results:
         ui.text(f"  {result.verdict:<12} {result.gate.name}: {result.words}")
@@ -108,7 +126,9 @@ def command(
         ui.text(f"  {'left out':<12} {name}: {reason}")
     if found.effective is not None:
         ui.text(f"  effective length: {found.effective.words}")
-    _write(ui, found, folder, plot=plot, report=report, junit=junit)
+    for note in found.notes:
+        ui.note(f"left out: {note}")
+    write_outputs(ui, found, folder, outputs)
     ui.document(str(judgement.verdict), {"report": found.to_dict()})
     return int(judgement.exit_code)
 
@@ -119,6 +139,10 @@ def _choices(options: dict[str, Any]) -> dict[str, Any]:
 
     names = {"windows": "documents"}
     chosen = {names.get(name, name): value for name, value in options.items() if value is not None}
+    for name in ("tasks", "protocols"):
+        if name in chosen:
+            chosen[name] = tuple(part.strip() for part in str(chosen[name]).split(",") if part.strip())
+    chosen["task_data"] = tuple(_task_data(entry) for entry in options.get("task_data") or ())
     if "documents" in chosen:
         chosen["fewer_documents"] = False
     if "lengths" in chosen:
@@ -126,47 +150,11 @@ def _choices(options: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _write(
-    ui: Output, found: VerifyReport, folder: str, *, plot: Path | None, report: Path | None, junit: Path | None
-) -> None:
-    import json
-    import os
-    import sys
+def _task_data(entry: str) -> tuple[str, Path]:
+    from ctxforge.errors import UsageError
+    from ctxforge.verification.tasks import find_task
 
-    from ctxforge.cli.files import write_text
-    from ctxforge.verification import curves_of, plot_svg
-    from ctxforge.verification.outputs import annotate, append_summary, junit_xml, summary_markdown
-
-    judgement, protocol = found.judgement, found.protocol
-    assert judgement is not None
-    if plot is not None:
-        write_text(plot, plot_svg(curves_of(found), protocol.trained_length, target_length=protocol.target_length))
-        ui.note(f"plot: {plot}")
-    if report is not None:
-        write_text(report, _page(found, folder) if report.suffix == ".html" else json.dumps(found.to_dict(), indent=2))
-        ui.note(f"report: {report}")
-    if junit is not None:
-        write_text(junit, junit_xml(judgement, name=f"ctxforge verify {folder}"))
-        ui.note(f"JUnit: {junit}")
-    append_summary(summary_markdown(judgement, title=f"ctxforge verify {folder}", effective=found.effective))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in annotate(judgement):
-            sys.stderr.write(line + "\n")
-
-
-def _page(found: VerifyReport, folder: str) -> str:
-    from ctxforge.checkpoint import read_checkpoint
-    from ctxforge.provenance import FILE_NAME
-    from ctxforge.sources import resolve_source
-    from ctxforge.verification.html import render_report
-
-    record = read_checkpoint(resolve_source(folder)).json_files.get(FILE_NAME) or {}
-    plan = record.get("plan")
-    return render_report(
-        found,
-        judgement=found.judgement,
-        effective=found.effective,
-        plan=plan if isinstance(plan, dict) else None,
-        title=Path(folder).name,
-        command=f"ctxforge verify {folder}",
-    )
+    name, equals, path = entry.partition("=")
+    if not equals or not path:
+        raise UsageError(f"--task-data {entry!r} names no file", "write --task-data NAME=FILE")
+    return find_task(name).name, Path(path)

@@ -13,10 +13,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ctxforge.errors import InterruptedRunError
 from ctxforge.verification.settings import VerifySettings
 
 _KEPT_DAYS = 14
@@ -56,12 +57,30 @@ class Journal:
             part.write_text(json.dumps(value), encoding="utf-8")
             part.replace(self.folder / f"{key}.json")
         except OSError:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Forget everything: the measurement is complete, or shall start anew."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def kept_when_interrupted(journals: Sequence[Journal]) -> Iterator[None]:
+    """An interrupt within says what the journals hold, and how to go on with it.
+
+    Raises:
+        InterruptedRunError: in place of KeyboardInterrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = sum(len(journal.read()) for journal in journals)
+        raise InterruptedRunError(
+            f"interrupted; {kept} finished parts of the measurement are kept",
+            "run the same command again to go on with them, or with --fresh to start anew",
+        ) from None
 
 
 def journal_folder(

@@ -70,8 +70,17 @@ def release(device: str) -> None:
 
 
 @contextmanager
-def memory_errors(length: int, settings: VerifySettings) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into a `ResourceError` that says what would need less."""
+def memory_errors(
+    length: int, settings: VerifySettings, folder: Path | None = None, device: str = "cpu"
+) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into a `ResourceError` that says what would fit.
+
+    Args:
+        length: tokens of the longest pass.
+        settings: for the dtype.
+        folder: the checkpoint, for an estimate.
+        device: the torch device.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -82,8 +91,25 @@ def memory_errors(length: int, settings: VerifySettings) -> Iterator[None]:
         smaller = "" if settings.dtype == "bfloat16" else "--dtype bfloat16, "
         raise ResourceError(
             f"out of memory while measuring {length} tokens in {settings.dtype}.",
-            f"Use {smaller}a shorter target length, or a device with more memory.",
+            f"Use {smaller}a shorter target length, or a device with more memory{_estimate(folder, device)}.",
         ) from error
+
+
+def _estimate(folder: Path | None, device: str) -> str:
+    from transformers import AutoConfig
+
+    from ctxforge.verification.memory import device_memory, longest_that_fits, weight_bytes
+
+    if folder is None:
+        return ""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        size, memory = weight_bytes(folder, config), device_memory(device)
+    except (OSError, ValueError, KeyError, AssertionError, RuntimeError):
+        return ""
+    fits = {dtype: longest_that_fits(config, size, memory, dtype) for dtype in ("float32", "bfloat16")}
+    words = " and ".join(f"{tokens} tokens in {dtype}" for dtype, tokens in fits.items() if tokens)
+    return f"; about {words} should fit into {memory / 1e9:.0f} GB" if words else "; the weights alone do not fit"
 
 
 @contextmanager

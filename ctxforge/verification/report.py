@@ -81,6 +81,7 @@ class VerifyReport:
         short_context: their paired difference inside the trained length.
         judgement: the gates with their verdicts; None when nothing was judged.
         effective: how far the gates hold; None likewise.
+        notes: what was left out and why, a line each.
     """
 
     protocol: Protocol
@@ -89,6 +90,7 @@ class VerifyReport:
     short_context: ShortContext | None
     judgement: Judgement | None = None
     effective: EffectiveLength | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-serialisable data. Non-finite numbers become None.

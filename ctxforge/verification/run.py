@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ctxforge.verification.journal import Journal, forget_old, journal_folder
+from ctxforge.verification.journal import Journal, forget_old, journal_folder, kept_when_interrupted
 from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, release
 from ctxforge.verification.measure import Progress, evaluate_model, prepare_text
 from ctxforge.verification.measures import Measures
@@ -17,7 +17,7 @@ from ctxforge.verification.report import Protocol, VerifyReport, short_context
 from ctxforge.verification.settings import VerifySettings, short_window_length
 from ctxforge.verification.text import TokenText
 from ctxforge.verification.units import Scope
-from ctxforge.verification.worker import check_tasks
+from ctxforge.verification.worker import fitting_tasks
 
 
 def verify(
@@ -63,7 +63,7 @@ def verify(
         settings = replace(settings, documents=max(1, min(asked, tokens.windows_of(target_length))))
     else:
         tokens = prepare_text(tokenizer, text, target_length, settings)
-    check_tasks(tokenizer, settings, min(trained_length, target_length))
+    settings, notes = fitting_tasks(tokenizer, settings, min(trained_length, target_length))
     conditions = protocol(tokens, trained_length, target_length, settings, device, processes.count)
     journals: list[Journal] = []
 
@@ -76,7 +76,7 @@ def verify(
         if fresh and processes.rank == 0:
             journal.discard()
         journals.append(journal)
-        with memory_errors(target_length, settings):
+        with memory_errors(target_length, settings, folder, device):
             model = load_model(folder, settings, device)
             found = evaluate_model(
                 model,
@@ -97,15 +97,16 @@ def verify(
 
     forget_old()
     source = None
-    if source_dir is not None:
-        scope = Scope(
-            curve=settings.source_curve,
-            retrieval_up_to=min(trained_length, target_length),
-            truncated=settings.truncated_source,
-            protocols=settings.source_curve,
-        )
-        source = measured(Path(source_dir), "source", scope)
-    result = measured(model_dir, "result", Scope(retrieval_up_to=target_length, far_context=True))
+    scope = Scope(
+        curve=settings.source_curve,
+        retrieval_up_to=min(trained_length, target_length),
+        truncated=settings.truncated_source,
+        protocols=settings.source_curve,
+    )
+    with kept_when_interrupted(journals):
+        if source_dir is not None:
+            source = measured(Path(source_dir), "source", scope)
+        result = measured(model_dir, "result", Scope(retrieval_up_to=target_length, far_context=True))
     if processes.rank == 0:
         for journal in journals:
             journal.discard()
@@ -116,6 +117,7 @@ def verify(
         short_context=None
         if source is None
         else short_context(source, result, short_window_length(settings, trained_length, target_length)),
+        notes=notes,
     )
 
 

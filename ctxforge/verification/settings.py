@@ -39,6 +39,7 @@ class VerifySettings:
             on use.
         fewer_documents: take as many windows as the text holds where it holds fewer than `documents`.
         tasks: names of tasks that are asked beside the grid, see `ctxforge.verification.tasks`.
+        optional_tasks: leave out tasks that this tokenizer or these lengths don't allow, instead of refusing.
         task_data: the user's copies of data sets, as (task, file).
         task_depths: depth strata of a task's prompts.
         task_seeds: prompts of each depth.
@@ -64,6 +65,7 @@ class VerifySettings:
     truncated_source: bool = False
     fewer_documents: bool = False
     tasks: tuple[str, ...] = ()
+    optional_tasks: bool = False
     task_data: tuple[tuple[str, Path], ...] = ()
     task_depths: int = 5
     task_seeds: int = 2
@@ -142,6 +144,9 @@ def tier_settings(tier: Tier, trained_length: int, target_length: int, overrides
         "short_windows": max(1, tier.short_documents),
         "short_length": min(trained_length, max(_SHORTEST, trained_length // 8)) if tier.name == "quick" else None,
         "truncated_source": "use" in tier.gates,
+        "tasks": tier.prompt_tasks,
+        "optional_tasks": "tasks" not in overrides,
+        "far_context": "self-longppl" in tier.tasks,
     }
     return VerifySettings(**{**chosen, **overrides})
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ctxforge.errors import UnsupportedError, UsageError
 from ctxforge.verification import retrieval
 from ctxforge.verification.cache_check import cache_difference
 from ctxforge.verification.needles import Haystack, plant
@@ -137,20 +139,31 @@ def task_frame(tokenizer: Any, settings: VerifySettings) -> Frame:
     return Frame(tokenizer, chat=chat)
 
 
-def check_tasks(tokenizer: Any, settings: VerifySettings, shortest: int) -> None:
-    """Build one prompt of every task at the shortest length, before anything is measured.
+def fitting_tasks(tokenizer: Any, settings: VerifySettings, shortest: int) -> tuple[VerifySettings, tuple[str, ...]]:
+    """The settings with the tasks whose prompts can be built at the shortest length, and why others were left out.
 
     Raises:
-        UsageError: a task that does not exist, lacks its data set, or does not fit the length.
-        UnsupportedError: the tokenizer cannot spell a task's texts.
+        UsageError: a task that does not exist, lacks its data set, or does not fit the length; for optional tasks this
+            is a reason to leave them out.
+        UnsupportedError: the tokenizer cannot spell a task's texts; likewise.
     """
     if not settings.tasks:
-        return
+        return settings, ()
     frame = task_frame(tokenizer, settings)
-    for name in settings.tasks:
-        task = find_task(name)
-        data = dict(settings.task_data).get(name)
-        next(iter(build_all(task, frame, lengths=[shortest], seeds=1, strata=settings.task_depths, data=data)))
+    fitting: list[str] = []
+    reasons: list[str] = []
+    for given in settings.tasks:
+        task = find_task(given)
+        data = dict(settings.task_data).get(task.name)
+        try:
+            next(iter(build_all(task, frame, lengths=[shortest], seeds=1, strata=settings.task_depths, data=data)))
+        except (UsageError, UnsupportedError) as error:
+            if not settings.optional_tasks:
+                raise
+            reasons.append(f"task {task.name}: {error.cause}")
+        else:
+            fitting.append(task.name)
+    return replace(settings, tasks=tuple(dict.fromkeys(fitting))), tuple(reasons)
 
 
 def haystack_for(

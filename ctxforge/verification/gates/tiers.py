@@ -50,6 +50,12 @@ class Tier:
         return self.required + self.optional
 
     @property
+    def prompt_tasks(self) -> tuple[str, ...]:
+        """Those of the tasks that are prompts of their own, beside the grid."""
+        apart = ("kv-grid", "config", "finite", "cache", "short_logits", "perplexity", "short-context", "delta-use")
+        return tuple(name for name in self.tasks if name not in (*apart, "self-longppl", "lm-eval"))
+
+    @property
     def prompts(self) -> int:
         """Retrieval prompts a length."""
         return self.depths * self.seeds
