@@ -75,6 +75,9 @@ class MaskRule:
 
 
 _ACTIVE: ContextVar[Layout | None] = ContextVar("ctxforge_branch_layout", default=None)
+# The masks of branch rows by rule, place and dtype: all layers with the same rule share them.
+_Masks = dict[tuple[MaskRule, int, int, torch.dtype], torch.Tensor]
+_MASKS: ContextVar[_Masks | None] = ContextVar("ctxforge_branch_masks", default=None)
 
 
 def lay_out(context: Sequence[int], branches: Sequence[Branch], device: torch.device | str = "cpu") -> Layout:
@@ -112,7 +115,7 @@ def branch_attention(model: Any, layout: Layout) -> Iterator[None]:
     AttentionInterface.register(ATTENTION_NAME, attend)
     AttentionMaskInterface.register(ATTENTION_NAME, _mask_rule)
     previous = model.config._attn_implementation
-    token = _ACTIVE.set(layout)
+    token, masks = _ACTIVE.set(layout), _MASKS.set({})
     try:
         model.set_attn_implementation(ATTENTION_NAME)
         if model.config._attn_implementation != ATTENTION_NAME:
@@ -121,6 +124,7 @@ def branch_attention(model: Any, layout: Layout) -> Iterator[None]:
             )
         yield
     finally:
+        _MASKS.reset(masks)
         _ACTIVE.reset(token)
         model.set_attn_implementation(previous)
 
@@ -155,12 +159,8 @@ def attend(
         rows = slice(group.start, group.stop)
         seen_key = torch.cat([key[:, :, : group.sees], key[:, :, rows]], dim=2)
         seen_value = torch.cat([value[:, :, : group.sees], value[:, :, rows]], dim=2)
-        before = torch.arange(group.sees, device=query.device)
-        at = torch.cat([before, group.virtual])
-        owner = torch.cat([torch.full_like(before, -1), group.owner])
         for block in _steps(group.stop - group.start, _MASK_ROWS):
-            mine = group.owner[block, None]
-            mask = _evaluate(attention_mask, group.virtual[block], at) & ((owner == -1) | (owner == mine))
+            mask = _branch_mask(attention_mask, group, block, query.dtype if core.plain else torch.bool)
             found = core(query[:, :, rows][:, :, block], seen_key, seen_value, mask)
             out[:, rows][:, block] = found.transpose(1, 2)
     return out, None
@@ -168,7 +168,10 @@ def attend(
 
 @dataclass(frozen=True)
 class _Core:
-    """softmax(q kᵀ · scale, masked) v for a block of rows with a boolean mask [rows, keys]."""
+    """softmax(q kᵀ · scale, masked) v for a block of rows with a mask [rows, keys].
+
+    The mask is boolean; where `plain`, one of the query's dtype that is added to the scores will do too.
+    """
 
     scale: float
     softcap: float | None
@@ -186,13 +189,16 @@ class _Core:
     def _block(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         _, heads, rows, width = query.shape
         shared = key.shape[1]
-        # Query heads that share a key head become more rows of it: no copy of the keys, and no kernel that must know.
-        packed = query.reshape(1, shared, heads // shared * rows, width)
-        wide = mask.repeat(heads // shared, 1)
+        each = heads // shared
         if self.plain:
-            out = F.scaled_dot_product_attention(packed, key, value, attn_mask=wide, scale=self.scale)
+            # Query heads that share a key head become a batch: no copy of the keys or of the mask, and no kernel that
+            # must know of shared heads.
+            batch = query.reshape(shared, each, rows, width).transpose(0, 1)
+            keys, values = key.expand(each, -1, -1, -1), value.expand(each, -1, -1, -1)
+            out = F.scaled_dot_product_attention(batch, keys, values, attn_mask=mask, scale=self.scale).transpose(0, 1)
         else:
-            out = self._explicit(packed, key, value, wide, rows)
+            packed = query.reshape(1, shared, each * rows, width)
+            out = self._explicit(packed, key, value, mask.repeat(each, 1), rows)
         return out.reshape(1, heads, rows, value.shape[-1])
 
     def _explicit(
@@ -208,6 +214,24 @@ class _Core:
             scores = torch.cat([scores, sink], dim=-1)
         weights = scores.softmax(-1)[..., : key.shape[2]]
         return weights.to(value.dtype) @ value
+
+
+def _branch_mask(rule: MaskRule, group: Group, block: slice, dtype: torch.dtype) -> torch.Tensor:
+    """What rows `block` of a group see of `[its context | the group]`: [rows, keys], boolean or to be added."""
+    kept = _MASKS.get()
+    place = (rule, group.start, block.start, dtype)
+    if kept is not None and place in kept:
+        return kept[place]
+    before = torch.arange(group.sees, device=group.owner.device)
+    owner = torch.cat([torch.full_like(before, -1), group.owner])
+    mask = _evaluate(rule, group.virtual[block], torch.cat([before, group.virtual]))
+    mask = mask & ((owner == -1) | (owner == group.owner[block, None]))
+    if dtype != torch.bool:
+        # torch would convert a boolean mask in every layer anew.
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    if kept is not None and sum(m.numel() for m in kept.values()) + mask.numel() <= _BLOCK_ENTRIES:
+        kept[place] = mask
+    return mask
 
 
 def _context_rows(
