@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ctxforge.verification.end_labels import End, end_labels, end_width
 from ctxforge.verification.svg import NARROW, SERIES, document, line, text, text_width
 
 # Patterns and shapes tell lines apart where colours run out or cannot be seen.
 _DASHES = ("", "8 5", "2 5", "10 4 2 4")
 _SHAPES = ("circle", "square", "diamond", "triangle")
 _ROW = 22.0
-REFERENCE = -1
+REFERENCE, BASE = -1, -2
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Series:
         lows, highs: bounds of the values, drawn as a band; None where there is no interval.
         points: whether the points are drawn on the line.
         slot: number of its colour, dashes and shape; None for the line's place among the others, `REFERENCE` for a
-            thin grey line that others are held against.
+            thin grey line that others are held against, `BASE` for the model as it was, in the colour of the text.
+        thin: whether it steps back behind the others.
     """
 
     label: str
@@ -35,6 +37,7 @@ class Series:
     highs: tuple[float, ...] | None = None
     points: bool = True
     slot: int | None = None
+    thin: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def chart_svg(
     marks: Sequence[Mark] = (),
     width: float = 780.0,
     heading: bool = True,
+    ends: bool = False,
 ) -> str:
     """A self-contained SVG of `series`, in the legend's order.
 
@@ -85,12 +89,15 @@ def chart_svg(
         marks: vertical lines; those outside of the axis are left out.
         width: in pixels. `NARROW` fits a phone.
         heading: whether the title is drawn; it is always there for screen readers.
+        ends: name the lines beside their ends instead of in a legend, where there is room for that.
     """
     narrow = width <= NARROW
-    left, right = (46.0, 12.0) if narrow else (64.0, 24.0)
+    beside = end_width([entry.label for entry in series]) if ends and not narrow else None
+    left, right = (46.0, 12.0) if narrow else (64.0, 24.0 if beside is None else beside + 8.0)
     first = (52.0 if heading else 22.0) if not narrow or heading else 20.0
     slots = [number if entry.slot is None else entry.slot for number, entry in enumerate(series)]
-    legend, rows = _legend([entry.label for entry in series], slots, left if not narrow else 8.0, width - 8.0, first)
+    labels = [entry.label for entry in series] if beside is None else []
+    legend, rows = _legend(labels, slots[: len(labels)], left if not narrow else 8.0, width - 8.0, first)
     top = first + _ROW * rows + 18.0
     floor = top + (230.0 if narrow else 300.0)
     height = floor + 54.0
@@ -115,12 +122,20 @@ def chart_svg(
     parts.append(line(left, floor, width - right, floor, "axis"))
     parts.append(text((left + width - right) / 2, height - 12, x.title, css="small" if narrow else "", anchor="middle"))
     for number, entry in zip(slots, series, strict=True):
-        parts.append(_band(number, [(at_x(a), at_y(b), at_y(c)) for a, b, c in _bounds(entry)]))
+        parts.append(band_of(number, [(at_x(a), at_y(b), at_y(c)) for a, b, c in bounds_of(entry)]))
     inside = [mark for mark in marks if x.low < mark.x <= x.high]
     parts += [line(at_x(mark.x), top - 6, at_x(mark.x), floor, "mark") for mark in inside]
-    for number, entry in zip(slots, series, strict=True):
+    # What steps back is drawn first.
+    for number, entry in sorted(zip(slots, series, strict=True), key=lambda pair: not pair[1].thin):
         placed = [(at_x(a), at_y(b)) for a, b in zip(entry.xs, entry.ys, strict=True)]
-        parts.append(_line_of(number, placed, points=entry.points))
+        parts.append(line_of(number, placed, points=entry.points, thin=entry.thin))
+    if beside is not None:
+        last = [
+            End(at_x(entry.xs[-1]), at_y(entry.ys[-1]), entry.label, _sampler(number))
+            for number, entry in zip(slots, series, strict=True)
+            if entry.xs
+        ]
+        parts += end_labels(last, width - right, top, floor)
     for row, mark in enumerate(inside):
         at = at_x(mark.x)
         fits = at + 7 + text_width(mark.label, 12) <= width - 4
@@ -161,13 +176,15 @@ def tick_label(value: float) -> str:
 _EVERY = tuple(i / 10 for i in range(10, 100))
 
 
-def _bounds(entry: Series) -> list[tuple[float, float, float]]:
+def bounds_of(entry: Series) -> list[tuple[float, float, float]]:
+    """(x, low, high) of every point; empty where there are no bounds."""
     if entry.lows is None or entry.highs is None:
         return []
     return list(zip(entry.xs, entry.lows, entry.highs, strict=True))
 
 
-def _band(number: int, bounds: list[tuple[float, float, float]]) -> str:
+def band_of(number: int, bounds: list[tuple[float, float, float]]) -> str:
+    """The band through (x, low, high), in pixels; a bar where it is a single point."""
     if not bounds:
         return ""
     if len(bounds) == 1:
@@ -175,14 +192,24 @@ def _band(number: int, bounds: list[tuple[float, float, float]]) -> str:
         return line(x, low, x, high, _stroke(number))
     around = [(x, high) for x, _, high in bounds] + [(x, low) for x, low, _ in reversed(bounds)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in around)
-    return f'<polygon points="{path}" class="band d{number % SERIES}"/>'
+    return f'<polygon points="{path}" class="band {_fill(number)}"/>'
 
 
-def _line_of(number: int, placed: list[tuple[float, float]], *, points: bool) -> str:
+def line_of(number: int, placed: list[tuple[float, float]], *, points: bool, thin: bool = False) -> str:
+    """The line of slot `number` through points in pixels."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-    dots = "".join(_point(number, x, y) for x, y in placed) if points else ""
-    stroke = f'<polyline points="{path}" class="{_stroke(number)}"{_dash(number)}/>'
+    dots = "".join(point_of(number, x, y) for x, y in placed) if points else ""
+    stroke = f'<polyline points="{path}" class="{_stroke(number)}{" thin" if thin else ""}"{_dash(number)}/>'
     return f'<g data-series="{number}">{stroke}{dots}</g>'
+
+
+def _sampler(number: int) -> Callable[[float, float], str]:
+    return lambda x, y: _sample(number, x, y, 24)
+
+
+def _sample(number: int, x: float, y: float, wide: float) -> str:
+    piece = f'<path d="M{x:.1f} {y:.1f}h{wide:g}" class="{_stroke(number)}"{_dash(number)}/>'
+    return piece if number == REFERENCE else piece + "\n" + point_of(number, x + wide / 2, y)
 
 
 def _legend(labels: list[str], slots: list[int], left: float, right: float, first: float) -> tuple[list[str], int]:
@@ -196,16 +223,17 @@ def _legend(labels: list[str], slots: list[int], left: float, right: float, firs
         if x > left and x + width - 16 > right:
             x, row = left, row + 1
         y = first + _ROW * row
-        parts.append(f'<path d="M{x:.1f} {y - 4.5:.1f}h26" class="{_stroke(number)}"{_dash(number)}/>')
-        if number != REFERENCE:
-            parts.append(_point(number, x + 13, y - 4.5))
+        parts.append(_sample(number, x, y - 4.5, 26))
         parts.append(text(x + 33, y, shown))
         x += width
-    return parts, row + 1
+    return parts, row + 1 if labels else 0
 
 
-def _point(number: int, x: float, y: float) -> str:
-    css, shape = f'class="d{number % SERIES}"', _SHAPES[_pattern(number)]
+def point_of(number: int, x: float, y: float) -> str:
+    """The point of slot `number` at a place in pixels; hollow for `BASE`."""
+    if number == BASE:
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" class="hollow"/>'
+    css, shape = f'class="{_fill(number)}"', _SHAPES[_pattern(number)]
     if shape == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" {css}/>'
     if shape == "square":
@@ -215,7 +243,12 @@ def _point(number: int, x: float, y: float) -> str:
 
 
 def _stroke(number: int) -> str:
-    return "curve reference" if number == REFERENCE else f"curve s{number % SERIES}"
+    names = {REFERENCE: "curve reference", BASE: "curve base"}
+    return names.get(number) or f"curve s{number % SERIES}"
+
+
+def _fill(number: int) -> str:
+    return "ink" if number < 0 else f"d{number % SERIES}"
 
 
 def _pattern(number: int) -> int:
@@ -224,5 +257,5 @@ def _pattern(number: int) -> int:
 
 
 def _dash(number: int) -> str:
-    pattern = "" if number == REFERENCE else _DASHES[_pattern(number)]
+    pattern = "" if number < 0 else _DASHES[_pattern(number)]
     return f' stroke-dasharray="{pattern}"' if pattern else ""

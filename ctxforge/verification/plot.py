@@ -90,19 +90,12 @@ def plot_svg(
     Raises:
         UsageError: no curve has a point to draw.
     """
-    drawn = [_series(curve) for curve in curves]
-    values = [y for entry in drawn for y in (*entry.ys, *(entry.lows or ()), *(entry.highs or ()))]
-    if not values:
-        raise UsageError("there is no finite perplexity to plot.", "Measure at least one model first.")
-    end = float(target_length or max(x for entry in drawn for x in entry.xs) * 1.05)
-    low, high = min(values), max(values)
-    # At least a factor of 2 between the ends: noise of a few per cent should not look like a collapse.
-    low, high = (low / 1.12, high * 1.12) if high / low > 2 else (low / 1.6, high * 1.6)
-    positions = linear_ticks(end, 4 if width <= NARROW else 8)
+    drawn = [series_of(curve) for curve in curves]
+    x, y = perplexity_axes(drawn, target_length, narrow=width <= NARROW)
     return chart_svg(
         drawn,
-        Axis("position in the text (tokens)", 0.0, end, tuple((p, format_length(p)) for p in positions)),
-        Axis("perplexity (log scale)", low, high, tuple((t, tick_label(t)) for t in log_ticks(low, high)), True),
+        x,
+        y,
         title=title,
         description="; ".join(f"{e.label}: " + ", ".join(f"{y:.2f}" for y in e.ys) for e in drawn),
         marks=[Mark(trained_length, f"trained length {format_length(trained_length)}")],
@@ -111,7 +104,27 @@ def plot_svg(
     )
 
 
-def _series(curve: Curve) -> Series:
+def perplexity_axes(drawn: Sequence[Series], target_length: int | None, *, narrow: bool) -> tuple[Axis, Axis]:
+    """Position and perplexity axes that hold all of `drawn`, bands included.
+
+    Raises:
+        UsageError: no line has a point to draw.
+    """
+    values = [y for entry in drawn for y in (*entry.ys, *(entry.lows or ()), *(entry.highs or ()))]
+    if not values:
+        raise UsageError("there is no finite perplexity to plot.", "Measure at least one model first.")
+    end = float(target_length or max(x for entry in drawn for x in entry.xs) * 1.05)
+    low, high = min(values), max(values)
+    # At least a factor of 2 between the ends: noise of a few per cent should not look like a collapse.
+    low, high = (low / 1.12, high * 1.12) if high / low > 2 else (low / 1.6, high * 1.6)
+    positions = linear_ticks(end, 4 if narrow else 8)
+    return (
+        Axis("position in the text (tokens)", 0.0, end, tuple((p, format_length(p)) for p in positions)),
+        Axis("perplexity (log scale)", low, high, tuple((t, tick_label(t)) for t in log_ticks(low, high)), True),
+    )
+
+
+def series_of(curve: Curve) -> Series:
     """The curve's points that can be drawn."""
     bounded = bool(curve.lows) and bool(curve.highs)
     lows, highs = (curve.lows, curve.highs) if bounded else (curve.values, curve.values)

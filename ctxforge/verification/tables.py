@@ -17,6 +17,10 @@ def render_table(report: VerifyReport) -> list[Table]:
         _perplexity_by_position([m for m in models if m.buckets], report),
         *(_retrieval(model) for model in models),
         _short_context(report),
+        _tasks([m for m in models if m.tasks]),
+        _far_context([m for m in models if m.far_context is not None]),
+        _protocols([m for m in models if m.protocols]),
+        _external(report),
         _protocol(report),
     ]
     return [table for table in tables if table[2]]
@@ -67,6 +71,46 @@ def _short_context(report: VerifyReport) -> Table:
     return "Short context against the source", ("window", "windows", "mean nats/token", "each"), rows
 
 
+def _tasks(models: list[Measures]) -> Table:
+    asked = dict.fromkeys((score.task, score.length) for model in models for score in model.tasks)
+    rows: list[tuple[str, ...]] = []
+    for task, length in asked:
+        found = [[s.exact for s in model.tasks if (s.task, s.length) == (task, length)] for model in models]
+        cells = [f"{sum(hits)}/{len(hits)}" if hits else "–" for hits in found]
+        rows.append((task, format_length(length), *cells))
+    return "Tasks, exact answers", ("task", "context", *(m.label for m in models)), rows
+
+
+def _far_context(models: list[Measures]) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for model in models:
+        found = model.far_context
+        assert found is not None
+        keys = f"{sum(found.key_counts)} of {found.tokens}"
+        rows.append((model.label, f"{found.gain:+.4f}", f"{found.longppl:.2f}", keys))
+    return "Far context", ("model", "gain, nats/token", "LongPPL", "key tokens"), rows
+
+
+def _protocols(models: list[Measures]) -> Table:
+    """Perplexity under every protocol; numbers of different ones do not compare, which the title says."""
+    rows: list[tuple[str, ...]] = []
+    for name, length in dict.fromkeys((p.protocol, p.length) for model in models for p in model.protocols):
+        found = [[p.ppl for p in model.protocols if (p.protocol, p.length) == (name, length)] for model in models]
+        rows.append((name, format_length(length), *(f"{ppl[0]:.2f}" if ppl else "–" for ppl in found)))
+    return "Perplexity by protocol", ("protocol (do not compare)", "window", *(m.label for m in models)), rows
+
+
+def _external(report: VerifyReport) -> Table:
+    found = getattr(report, "external", None)
+    rows: list[tuple[str, ...]] = []
+    for score in () if found is None else found.scores:
+        values = ("–" if i is None else f"{i.value:.3f}" for i in (score.source, score.result))
+        gap = "–" if score.difference is None else f"{score.difference.value:+.3f}"
+        length = "–" if score.length is None else format_length(score.length)
+        rows.append((f"{score.task} {score.metric}", length, *values, gap))
+    return "lm-eval", ("task, metric", "context", "source", "result", "difference"), rows
+
+
 def _protocol(report: VerifyReport) -> Table:
     p, r = report.protocol, report.result
     rows: list[tuple[str, ...]] = [
@@ -74,7 +118,12 @@ def _protocol(report: VerifyReport) -> Table:
         ("windows", f"{p.windows} of {p.target_length} tokens, prefix ids {list(p.prefix_ids)}"),
         ("average", p.average),
         ("passes", r.passes + (f"; retrieval by {r.retrieval_way}" if r.retrieval_way else "")),
-        ("arithmetic", f"{p.dtype} on {p.device}, attention {r.attention}, head {r.head}, {p.threads} threads"),
+        (
+            "arithmetic",
+            f"{p.dtype} on {p.device}, attention {r.attention}, head {r.head}, "
+            + (f"{p.processes} processes of " if (p.processes or 1) > 1 else "")
+            + f"{p.threads} threads",
+        ),
         ("versions", ", ".join(f"{name} {version}" for name, version in p.versions.items())),
     ]
     if not r.finite:

@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ctxforge.verification.far_context import FarContext
 from ctxforge.verification.gates import (
     EffectiveLength,
     Judgement,
@@ -25,9 +26,11 @@ from ctxforge.verification.gates import (
 from ctxforge.verification.html import ComparisonRow
 from ctxforge.verification.measures import Measures
 from ctxforge.verification.perplexity import BucketScore, LengthScore
+from ctxforge.verification.protocols.result import DocumentScore, ProtocolResult
 from ctxforge.verification.report import Protocol, ShortContext, VerifyReport
 from ctxforge.verification.scored import RetrievalCell, ScoredAnswer
 from ctxforge.verification.statistics import paired_bootstrap
+from ctxforge.verification.tasks import PromptScore
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "bundled_yarn_2k.json").read_text(encoding="utf-8"))
 PLAN: dict[str, Any] = STORED["plan"]
@@ -52,8 +55,11 @@ def measures_of(data: dict[str, Any]) -> Measures:
 
 def filled(kind: Any, known: dict[str, Any]) -> Any:
     """`kind` with fields that the stored report is too old to hold left empty."""
-    fields = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: known.get(name, () if name in ("beyond", "truncated") else None) for name in fields})
+    given = {}
+    for field in dataclasses.fields(kind):
+        if field.name in known or field.default is dataclasses.MISSING:
+            given[field.name] = known.get(field.name, () if field.name in ("beyond", "truncated") else None)
+    return kind(**given)
 
 
 def stored_report() -> VerifyReport:
@@ -123,7 +129,8 @@ def awkward_report(words: str = HOSTILE) -> VerifyReport:
         average=words,
         versions={"python": words, words: "1"},
     )
-    return VerifyReport(protocol, result, None, ShortContext(8192, (math.nan, 0.1), math.nan))
+    report = VerifyReport(protocol, result, None, ShortContext(8192, (math.nan, 0.1), math.nan))
+    return everything(words, report)
 
 
 def awkward_plan(words: str = HOSTILE) -> dict[str, Any]:
@@ -136,6 +143,73 @@ def awkward_plan(words: str = HOSTILE) -> dict[str, Any]:
         "expressed_as": [words],
         "tables": [{**table, "layer_type": words, "divisors": divisors}, {**table, "layer_type": "full", "base": 5e5}],
     }
+
+
+def tasks_of(lengths: tuple[int, ...], words: str = "", *, hits: int = 6) -> tuple[PromptScore, ...]:
+    """Eight pass keys of which `hits` are right, and three generated answers, one of them empty, a length each."""
+    scores = []
+    for length in lengths:
+        scores += [
+            PromptScore("passkey", i, i % 4, length, 0.25 * (i + 1), i < hits, float(i < hits)) for i in range(8)
+        ]
+        scores += [
+            PromptScore("multi-value", 0, None, length, None, True, 1.0, "1 2 3 4"),
+            PromptScore("multi-value", 1, None, length, None, False, 0.25, f"one {words or 'only'}"),
+            PromptScore("multi-value", 2, None, length, None, False, 0.25, ""),
+        ]
+    return tuple(scores)
+
+
+def protocol_of(name: str, length: int, nll: float, *, documents: int = 8, words: str = "") -> ProtocolResult:
+    scores = tuple(DocumentScore(nll + 0.01 * i, 100.0, 100, 2) for i in range(documents))
+    mean = nll + 0.01 * (documents - 1) / 2
+    parameters = {
+        "stride": 256,
+        "truncate": False,
+        "prefix_tokens": 1,
+        "mean": "over windows",
+        "shorter_documents": 0,
+        "own_knob": words or "x",
+    }
+    traps = ("Windows reach over documents.", f"Cold starts count. {words}")
+    ppl = math.exp(mean) if math.isfinite(mean) else mean
+    return ProtocolResult(name, length, parameters, traps, scores, mean, ppl, 100 * documents, 2 * documents, "a pass")
+
+
+def far_context_of(*gains: float, keys: int = 40) -> FarContext:
+    mean = sum(gains) / len(gains)
+    losses = tuple(1.0 if keys else math.nan for _ in gains)
+    counts = tuple(keys for _ in gains)
+    longppl = math.e if keys else math.nan
+    return FarContext(256, 64, 512, 2.0, 2.0, gains, mean, losses, counts, 1792 * len(gains), longppl)
+
+
+def everything(words: str = "", report: VerifyReport | None = None) -> VerifyReport:
+    """A report (the stored one) with tasks, protocols and far context of result and source."""
+    base = report or stored_report()
+    broken = math.nan if report is not None else 1.2
+    lengths = base.protocol.trained_length, base.protocol.target_length
+    result = dataclasses.replace(
+        base.result,
+        tasks=tasks_of(lengths, words),
+        protocols=(
+            protocol_of("yarn-sliding", lengths[1], 1.1, words=words),
+            protocol_of("one-pass", lengths[0], broken, documents=2, words=words),
+        ),
+        far_context=far_context_of(*(0.1 * i for i in range(8)), keys=0 if report is not None else 40),
+    )
+    source = None
+    if base.source is not None:
+        source = dataclasses.replace(
+            base.source,
+            tasks=tasks_of(lengths[:1], words, hits=8),
+            protocols=(
+                protocol_of("yarn-sliding", lengths[1], 2.1, words=words),
+                protocol_of("one-pass", lengths[0], 1.1, documents=2, words=words),
+            ),
+            far_context=far_context_of(*(-0.1 for _ in range(8)), keys=0),
+        )
+    return dataclasses.replace(base, result=result, source=source, notes=(f"a task was left out {words}",))
 
 
 def comparison_rows(names: tuple[str, ...] = ("none", "pi", "yarn"), words: str = "") -> list[ComparisonRow]:

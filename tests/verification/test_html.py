@@ -33,6 +33,7 @@ from tests.verification.html_samples import (
     awkward_plan,
     awkward_report,
     comparison_rows,
+    everything,
     judged,
     stored_report,
 )
@@ -107,7 +108,17 @@ def awkward(words: str = HOSTILE) -> str:
     )
 
 
-PAGES = {"report": rendered, "comparison": compared, "awkward": awkward, "endless": lambda: awkward(ENDLESS)}
+def full(words: str = "") -> str:
+    return render_report(everything(words), judgement=judged(stored_report()), plan=PLAN, title="t", command="c")
+
+
+PAGES = {
+    "report": rendered,
+    "full": full,
+    "comparison": compared,
+    "awkward": awkward,
+    "endless": lambda: awkward(ENDLESS),
+}
 
 
 def test_report_says_what_was_measured() -> None:
@@ -166,7 +177,7 @@ def test_verdict_in_the_head_and_without_one() -> None:
     assert "Rotation" not in plain
     own = dataclasses.replace(report, judgement=judged(report, broken=True), effective=EFFECTIVE)
     assert 'class="verdict fail"' in render_report(own, title="x", command="c")
-    assert "no gate was judged" in rendered(judgement=Judgement(()))
+    assert "No gate was judged." in rendered(judgement=Judgement(()))
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -200,7 +211,8 @@ def test_tables_and_figures_speak(name: str) -> None:
         bodies = re.findall(r"<tr.*?</tr>", table, re.DOTALL)[1:]
         assert all(row.count("<td") + row.count("<th ") == width for row in bodies)
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(drawings) == 6
+    # Both layouts; the ranking is a figure of its own.
+    assert len(drawings) == (8 if name == "comparison" else 6)
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 40 for a in drawings)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -327,9 +339,12 @@ def test_a_method_keeps_its_colour_from_figure_to_figure() -> None:
     drawn = comparison_figures(ranked, trained_length=512, target_length=2048)
     entry = r'<path d="M[^"]*" class="curve s(\d)"[^>]*/>\s*<[^>]*/>\s*<text[^>]*>(\w+)</text>'
     legends = {name: {label: slot for slot, label in re.findall(entry, svg)} for name, svg in drawn.items()}
-    assert legends["perplexity"] == {"yarn": "0", "pi": "1", "none": "2"}
+    assert legends["perplexity"] == {"yarn": "0", "pi": "1"}
     assert legends["retrieval"] == legends["perplexity"]
     assert legends["rotation"] == {"yarn": "0", "pi": "1"}
+    for name in ("perplexity", "retrieval"):
+        # The unmodified model has the colour of the text and hollow points.
+        assert re.search(r'class="curve base"/>\s*<circle[^>]* class="hollow"/>\s*<text[^>]*>none<', drawn[name])
 
 
 @pytest.mark.parametrize("share", [i / 50 for i in range(51)])
@@ -375,7 +390,8 @@ def test_many_lines_are_told_apart_without_colour() -> None:
     svg = comparison_figures(comparison_rows(names), trained_length=512, target_length=2048)["perplexity"]
     entry = r'<path d="M[^"]*" class="curve s(\d)"([^>]*)/>\s*<(\w+) [^>]*/>\s*<text[^>]*>(m\d+)</text>'
     found = re.findall(entry, svg)
-    assert [label for *_, label in found] == list(names)
-    assert len({(colour, dashes, shape) for colour, dashes, shape, _ in found}) == 16
+    # The first is the unmodified model, in the colour of the text.
+    assert [label for *_, label in found] == list(names[1:])
+    assert len({(colour, dashes, shape) for colour, dashes, shape, _ in found}) == 15
     for first, second in itertools.pairwise(found):
         assert first[1] != second[1], "neighbours have the same dashes"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.verification.test_html import awkward, compared, comparison_rows, rendered
+from tests.verification.test_html import awkward, compared, comparison_rows, full, rendered
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
@@ -31,6 +31,7 @@ FLAGS = (
 SCHEMES = {"light": "1", "dark": "0"}
 PAGES = {
     "report": rendered,
+    "full": full,
     "comparison": compared,
     "methods": lambda: compared(comparison_rows(tuple(f"method-{i}+with-a-long-name" for i in range(10)))),
     "awkward": lambda: awkward("organisation/" + "A-very-long-model-name-" * 9),
@@ -127,12 +128,12 @@ def test_everything_can_be_read(name: str, scheme: str, width: int, tmp_path: Pa
     assert found["width"] == width
     assert found["overflow"] <= 0
     assert found["paper"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
-    assert found["figures"] == 3
+    assert found["figures"] == {"comparison": 4, "methods": 6}.get(name, 3)
     assert found["texts"] > 100
     assert found["fetched"] == []
     for flaw in ("outside", "cut", "overlapping", "faint", "small"):
         assert found[flaw] == [], flaw
-    assert {"report": "INCONCLUSIVE", "awkward": "FAIL"}.get(name, "best") in found["verdict"]
+    assert {"report": "INCONCLUSIVE", "full": "INCONCLUSIVE", "awkward": "FAIL"}.get(name, "best") in found["verdict"]
 
 
 def test_the_check_sees_flaws(tmp_path: Path) -> None:

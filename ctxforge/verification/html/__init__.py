@@ -5,7 +5,8 @@ Importing this package imports no torch: a report that was stored can be shown w
 
 from __future__ import annotations
 
-from ctxforge.verification.html.comparison import ComparisonRow, comparison_figures, render_comparison
+from ctxforge.verification.html.comparison import ComparisonRow, render_comparison
+from ctxforge.verification.html.comparison_figures import comparison_figures
 from ctxforge.verification.html.figures import figures
 from ctxforge.verification.html.page import render_report
 from ctxforge.verification.html.png import png_bytes, save_figures, save_png

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ctxforge.errors import UsageError
 from ctxforge.lengths import format_length
-from ctxforge.verification.chart import Axis, Mark, Series, chart_svg
-from ctxforge.verification.html import numbers, tables
-from ctxforge.verification.html.figures import PERPLEXITY, RETRIEVAL, ROTATION, scale_of
+from ctxforge.verification.html import numbers, protocol_tables, tables, task_tables
+from ctxforge.verification.html.comparison_figures import CAPTIONS, comparison_figures
 from ctxforge.verification.html.page import environment, responsive
-from ctxforge.verification.html.rotation import TITLE, rotary_tables, rotation_svg
-from ctxforge.verification.plot import curve_of, plot_svg
+from ctxforge.verification.html.rotation import rotary_tables
 from ctxforge.verification.svg import NARROW, WIDE, style
 
 if TYPE_CHECKING:
@@ -87,30 +85,6 @@ def standing(row: ComparisonRow, *, first: bool, higher_is_better: bool) -> str:
     return WORSE if (high < 0) == higher_is_better else BETTER
 
 
-def comparison_figures(
-    rows: Sequence[ComparisonRow],
-    *,
-    trained_length: int,
-    target_length: int,
-    width: float = WIDE,
-    heading: bool = True,
-) -> dict[str, str]:
-    """SVGs with one line a method, in the order of `rows`: "perplexity", "retrieval" by length, "rotation"."""
-    found = {}
-    curves = [curve_of(row.measures, row.name) for row in rows]
-    if any(0 < value < math.inf for curve in curves for value in curve.values):
-        drawn = plot_svg(curves, trained_length, target_length=target_length, width=width, heading=heading)
-        found[PERPLEXITY] = drawn
-    if any(row.measures.retrieval for row in rows):
-        found[RETRIEVAL] = _retrieval(rows, trained_length, width, heading)
-    placed = [(i, row.name, t) for i, row in enumerate(rows) for t in rotary_tables(row.plan) if t.changed]
-    if placed:
-        named, slots = [(name, table) for _, name, table in placed], [i for i, _, _ in placed]
-        scale = max(scale_of(row.plan) for row in rows if row.plan is not None)
-        found[ROTATION] = rotation_svg(named, trained_length, slots=slots, scale=scale, width=width, heading=heading)
-    return found
-
-
 def render_comparison(
     rows: Sequence[ComparisonRow],
     *,
@@ -145,14 +119,9 @@ def render_comparison(
 
     def drawn(width: float) -> dict[str, str]:
         return comparison_figures(
-            ranked, trained_length=trained_length, target_length=target_length, width=width, heading=False
+            ranked, trained_length=trained_length, target_length=target_length, score=score, width=width, heading=False
         )
 
-    captions = {
-        PERPLEXITY: "Perplexity by position",
-        RETRIEVAL: "Retrieval by context length",
-        ROTATION: TITLE,
-    }
     views = [
         _view(row, i, base, target_length, higher_is_better=higher_is_better, best=ranked[0])
         for i, row in enumerate(ranked)
@@ -173,9 +142,17 @@ def render_comparison(
             target=format_length(target_length),
             has_base=base is not None,
             figures=responsive(drawn(WIDE), drawn(NARROW)),
-            captions=captions,
+            captions=CAPTIONS,
             position=tables.perplexity_by_position(models, trained_length),
             retrieval=tables.retrieval_by_length(models, trained_length),
+            tasks=task_tables.task_scores(models, trained_length),
+            task_meanings=task_tables.task_meanings(models),
+            task_outputs=task_tables.task_outputs(models, trained_length),
+            protocols=protocol_tables.protocol_scores(models, trained_length),
+            protocol_traps=protocol_tables.protocol_traps(models),
+            far_context=protocol_tables.far_context(models),
+            far_context_words=protocol_tables.far_context_words(models),
+            far_context_traps=protocol_tables.FAR_CONTEXT_TRAPS,
             by_pair=tables.lambda_by_pair(named),
             warnings=[(row.name, warning) for row in ranked for warning in row.warnings],
             broken=[row.name for row in ranked if not row.measures.finite],
@@ -241,27 +218,3 @@ def _renamed(row: ComparisonRow) -> Measures:
     from dataclasses import replace
 
     return replace(row.measures, label=row.name)
-
-
-def _retrieval(rows: Sequence[ComparisonRow], trained_length: int, width: float, heading: bool) -> str:
-    lengths = sorted({cell.length for row in rows for cell in row.measures.retrieval})
-    series = []
-    for slot, row in enumerate(rows):
-        shares = [(n, share) for n in lengths if (share := tables.exact_at(row.measures, n)) is not None]
-        if shares:
-            xs, ys = tuple(float(n) for n, _ in shares), tuple(100 * share.value for _, share in shares)
-            series.append(Series(row.name, xs, ys, slot=slot))
-    # A single length would make an axis without extent.
-    low, high = (lengths[0], lengths[-1]) if len(lengths) > 1 else (lengths[0] / 2, lengths[0] * 2)
-    step = 1 + (len(lengths) - 1) // (6 if width <= NARROW else 10)
-    ticks = tuple((float(n), format_length(n)) for n in lengths[::-1][::step][::-1])
-    return chart_svg(
-        series,
-        Axis("context length (tokens, log scale)", float(low), float(high), ticks, True),
-        Axis("exact answers (%)", 0.0, 100.0, tuple((float(p), str(p)) for p in range(0, 101, 20))),
-        title="Retrieval by context length",
-        description="; ".join(f"{s.label}: " + ", ".join(f"{y:.0f} %" for y in s.ys) for s in series),
-        marks=[Mark(trained_length, "trained length")] if trained_length > low else [],
-        width=width,
-        heading=heading,
-    )

@@ -41,6 +41,7 @@ def verdict_view(judgement: Judgement | None) -> VerdictView:
     if judgement is None:
         return VerdictView("not judged", "·", "none", "Measured without gates.")
     words = judgement.headline.partition(": ")[2]
+    words = words[:1].upper() + words[1:] + "."
     return VerdictView(*_of(judgement.verdict), words)
 
 
@@ -61,6 +62,7 @@ def _gate(result: GateResult) -> GateView:
     reason = result.words.rpartition(": ")[2] if interval is None or gate.basis != "exact" else ""
     # The reason of a pass is in its numbers already.
     shown = f"{gate.explanation} {reason[:1].upper()}{reason[1:]}." if _tells(result) and reason else gate.explanation
+    shown = shown.replace("`", "")
     return GateView(gate.name, VerdictView(*_of(result.verdict), result.words), value, between, threshold, shown)
 
 

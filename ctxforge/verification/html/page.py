@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ctxforge.errors import InternalError
 from ctxforge.lengths import format_length
 from ctxforge.templates_dir import templates_dir
-from ctxforge.verification.html import numbers, tables
+from ctxforge.verification.html import external_tables, numbers, protocol_tables, tables, task_tables
 from ctxforge.verification.html.figures import PERPLEXITY, RETRIEVAL, ROTATION, figures, labelled
 from ctxforge.verification.html.gates_view import gate_views, verdict_view
 from ctxforge.verification.html.rotation import TITLE, rotary_tables
@@ -49,6 +49,7 @@ def render_report(
     trained = protocol.trained_length
     found = rotary_tables(plan)
     method = str(plan.get("method", "method")) if plan is not None else ""
+    external = getattr(report, "external", None)
     captions = {
         PERPLEXITY: "Perplexity by position",
         RETRIEVAL: "Retrieval by context length and depth",
@@ -75,6 +76,20 @@ def render_report(
             method=method,
             warnings=strings(plan, "warnings"),
             expressed_as=strings(plan, "expressed_as"),
+            tasks=task_tables.task_scores(models, trained),
+            task_meanings=task_tables.task_meanings(models),
+            task_outputs=task_tables.task_outputs(models, trained),
+            protocols=protocol_tables.protocol_scores(models, trained),
+            protocol_traps=protocol_tables.protocol_traps(models),
+            far_context=protocol_tables.far_context(models),
+            far_context_words=protocol_tables.far_context_words(models),
+            far_context_traps=protocol_tables.FAR_CONTEXT_TRAPS,
+            external=external_tables.external_scores(external),
+            external_averages=external_tables.external_averages(external),
+            external_not_run=external_tables.external_not_run(external),
+            external_traps=external_tables.external_traps(external),
+            external_words=external_tables.external_words(external),
+            notes=getattr(report, "notes", ()),
             rotation=tables.rotation(found),
             by_pair=tables.lambda_by_pair(labelled(method, found)),
             protocol=tables.protocol(protocol, report.result),
@@ -131,7 +146,8 @@ def _facts(
     ]
     if effective is not None:
         reached = "none" if effective.length is None else format_length(effective.length)
-        facts.insert(0, ("effective length", reached, effective.words))
+        words = effective.words.removeprefix(reached).lstrip(":, ")
+        facts.insert(0, ("effective length", reached, words))
     if plan is not None:
         given = plan.get("scale")
         facts.append(("method", str(plan.get("method", "?")), f"scale {given:g}" if isinstance(given, float) else ""))

@@ -65,6 +65,7 @@ def rotation_svg(
     title: str = TITLE,
     width: float = WIDE,
     heading: bool = True,
+    ends: bool = False,
 ) -> str:
     """A self-contained SVG: lambda of every pair, one line a table, over the plain frequencies at lambda = 1.
 
@@ -79,6 +80,7 @@ def rotation_svg(
         title: above the picture.
         width: in pixels; 360 for a phone.
         heading: whether the title is drawn.
+        ends: name the lines beside their ends, where there is room.
     """
     pairs = max(len(table.divisors) for _, table in named)
     last = max(pairs - 1, 1)
@@ -109,6 +111,7 @@ def rotation_svg(
         marks=marks,
         width=width,
         heading=heading,
+        ends=ends,
     )
 
 

@@ -166,13 +166,16 @@ def protocol(found: Protocol, measures: Measures) -> Table:
         ("average", found.average),
         ("passes", measures.passes + (f"; retrieval by {measures.retrieval_way}" if measures.retrieval_way else "")),
         ("needles", f"{found.needles} depths, {found.seeds} haystacks; {found.needle_form}"),
-        (
-            "arithmetic",
-            f"{found.dtype} on {found.device}, attention {measures.attention}, head {measures.head}, "
-            f"{found.threads} threads",
-        ),
+        ("arithmetic", f"{found.dtype} on {found.device}, {_processes(found)}, head {measures.head}"),
+        ("attention", measures.attention),
     )
     return Table("Protocol", ("what", "how"), rows, numeric=False)
+
+
+def _processes(found: Protocol) -> str:
+    # A report that was stored before processes were shared out does not say.
+    together = f"{found.processes} processes of " if (found.processes or 1) > 1 else ""
+    return f"{together}{found.threads} CPU thread{'s' if found.threads != 1 else ''}"
 
 
 def versions(found: Mapping[str, Any]) -> Table:
