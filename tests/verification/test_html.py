@@ -125,7 +125,7 @@ def test_report_says_what_was_measured() -> None:
     page = Page(rendered())
     for words in (
         "inconclusive",
-        "1 of 5 gates (use)",
+        "1 of 5 gates can't be decided: use.",
         "bundled, yarn to 2k",
         "95 % 1k to 2k",
         COMMAND,

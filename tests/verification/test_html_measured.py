@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ctxforge.verification.html import render_comparison, render_report
-from ctxforge.verification.html.protocol_tables import far_context, parameters_words, protocol_scores
+from ctxforge.verification.html.protocol_tables import far_context, parameters_words, protocol_notes, protocol_scores
 from ctxforge.verification.html.task_tables import task_outputs, task_scores
 from ctxforge.verification.statistics import Interval, paired_bootstrap, too_few
 from ctxforge.verification.tables import render_table
@@ -93,22 +93,35 @@ def test_protocols_stand_with_their_traps() -> None:
     table = protocol_scores(models(), 512)
     rows = {row[0]: row for row in table.rows}
     # exp(1.135) and exp(2.135): the documents' losses run from 1.1 to 1.17 and from 2.1 to 2.17.
-    assert rows["yarn-sliding"][1:6] == (
+    assert rows["yarn-sliding"][1:5] == (
         "2k",
         f"{math.exp(2.135):.2f}",
         f"{math.exp(1.135):.2f}",
         "-1.0000 (-1.0000 to -1.0000)",
-        "800 in 16",
     )
+    assert rows["yarn-sliding"][5:] == ("8", "16", "800")
     assert "(too few: 2)" in rows["one-pass"][4]
-    assert "own knob: x" in rows["one-pass"][6]
     text = Page(page_of(everything())).text
+    assert "stride 256; windows over whole documents" in text
+    assert "own knob: x" in text
     assert "Numbers of different protocols do not compare" in text
     assert "Windows reach over documents." in text
     alone = protocol_scores(models()[1:], 512)
     assert "difference" not in " ".join(alone.header)
     lost = dataclasses.replace(models()[1], protocols=(protocol_of("lm-eval", 2048, math.nan),))
     assert "not a number" in protocol_scores([lost], 512).rows[0]
+
+
+def test_parameters_that_differ_by_length_are_told_apart() -> None:
+    short, long = protocol_of("yarn", 512, 1.0), protocol_of("yarn", 2048, 1.0)
+    long = dataclasses.replace(long, parameters={"stride": 2047})
+    same = dataclasses.replace(stored_report().result, protocols=(short, dataclasses.replace(short, length=2048)))
+    other = dataclasses.replace(same, protocols=(short, long))
+    assert len(protocol_notes([same, same])[0][1]) == 1
+    ((_, ways, traps),) = protocol_notes([same, other])
+    assert ways[0].startswith("512, 2k: stride 256")
+    assert ways[1] == "2k: stride 2047"
+    assert len(traps) == 2
 
 
 def test_parameters_in_words() -> None:
@@ -132,7 +145,7 @@ def test_far_context_has_its_interval() -> None:
     assert low < 0.35 < high
     assert result == ("result", "+0.3500", f"{low:+.4f} to {high:+.4f}", "2.72", "320 of 14336 (2.2 %)")
     # A model without key tokens has no LongPPL.
-    assert source == ("source", "-0.1000", "-0.1000 to -0.1000", "not a number", "0 of 14336 (0 %)")
+    assert source == ("source", "-0.1000", "-0.1000 to -0.1000", "–", "0 of 14336 (0 %)")
     text = Page(page_of(everything())).text
     assert "The short context has 256 to 320 tokens" in text
     assert "over the tokens from number 512 on" in text
@@ -155,10 +168,18 @@ def external_report(words: str = "") -> Any:
         "documents": 101,
         "left_out": 1,
         "paired": 100,
-        "note": f"left out: 1 of 101 {words}",
+        "source_left_out": 3,
         "traps": (f"spaces count {words}",),
     }
-    lone = {**scored, "task": "piqa", "length": None, "asked": None, "source": None, "difference": None, "note": ""}
+    lone = {
+        **scored,
+        "task": "piqa",
+        "length": None,
+        "asked": None,
+        "source": None,
+        "difference": None,
+        "source_left_out": None,
+    }
     options = SimpleNamespace(dtype="float32", chat_template=False, fewshot=None, limit=101)
     return SimpleNamespace(
         lm_eval="0.4.9",
@@ -191,7 +212,7 @@ def test_scores_of_lm_eval(handed_over: Any) -> None:
         "0.750 (0.700 to 0.800)",
         "0.500 (0.400 to 0.600)",
         "-0.250 (-0.300 to -0.200)",
-        "100 of 101 left out: 1 of 101",
+        "100 of 101 1, of the source's 3",
         "2k (asked for 2044)",
         "0.500 (too few)",
         "1 of 13: not the published average",

@@ -56,8 +56,10 @@ class RankedView:
     score: str
     interval: str
     difference: str
+    difference_interval: str
     perplexity: str
     retrieval: str
+    retrieval_interval: str
     short: str
 
 
@@ -149,7 +151,7 @@ def render_comparison(
             task_meanings=task_tables.task_meanings(models),
             task_outputs=task_tables.task_outputs(models, trained_length),
             protocols=protocol_tables.protocol_scores(models, trained_length),
-            protocol_traps=protocol_tables.protocol_traps(models),
+            protocol_notes=protocol_tables.protocol_notes(models),
             far_context=protocol_tables.far_context(models),
             far_context_words=protocol_tables.far_context_words(models),
             far_context_traps=protocol_tables.FAR_CONTEXT_TRAPS,
@@ -190,19 +192,21 @@ def _view(
         css={BEST: "pass", WORSE: "fail", NO_SCORE: "fail"}.get(verdict, "inconclusive"),
         score=numbers.estimate(row.score.value),
         interval=numbers.bounds(row.score),
-        difference=_difference(row),
+        difference=_difference(row)[0],
+        difference_interval=_difference(row)[1],
         perplexity=numbers.NONE if length is None else numbers.perplexity(length.ppl),
-        retrieval=numbers.NONE if share is None else f"{numbers.percent(share.value)} ({numbers.shares(share)})",
+        retrieval=numbers.NONE if share is None else numbers.percent(share.value),
+        retrieval_interval="" if share is None else numbers.shares(share),
         short=_short(row, base),
     )
 
 
-def _difference(row: ComparisonRow) -> str:
+def _difference(row: ComparisonRow) -> tuple[str, str]:
+    """The difference to the best, and its interval."""
     if row.difference is None or math.isnan(row.difference.value):
-        return numbers.NONE
+        return numbers.NONE, ""
     sign = "+" if row.difference.value > 0 else ""
-    value = sign + numbers.estimate(row.difference.value)
-    return f"{value} ({numbers.bounds(row.difference)})" if row.difference.bounds else f"{value} (too few)"
+    return sign + numbers.estimate(row.difference.value), numbers.bounds(row.difference)
 
 
 def _short(row: ComparisonRow, base: ComparisonRow | None) -> str:

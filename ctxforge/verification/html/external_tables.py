@@ -25,15 +25,15 @@ def external_scores(found: ExternalReport | None) -> Table:
             _score(score.result),
             _difference(score.difference),
             f"{score.paired} of {score.documents}" if score.source is not None else _run(score),
-            score.note or numbers.NONE,
+            _left_out(score),
         )
         for score in scores
     )
     header = (
         *("task", "context", "metric", "source (95 %)", "result (95 %)", "difference (95 %)"),
-        *("documents", "left out"),
+        *("documents", "too long, left out"),
     )
-    return Table("Scores by task", header, rows, numeric=False)
+    return Table("Scores by task", header, rows)
 
 
 def external_averages(found: ExternalReport | None) -> Table:
@@ -105,6 +105,12 @@ def _difference(interval: Interval | None) -> str:
         return numbers.NONE
     sign = "+" if interval.value > 0 else ""
     return f"{sign}{_score(interval)}"
+
+
+def _left_out(score: TaskScore) -> str:
+    if score.source_left_out is None:
+        return str(score.left_out)
+    return f"{score.left_out}, of the source's {score.source_left_out}"
 
 
 def _run(score: TaskScore) -> str:

@@ -32,6 +32,7 @@ class GateView:
     verdict: VerdictView
     value: str
     interval: str
+    units: str
     threshold: str
     explanation: str
 
@@ -40,9 +41,7 @@ def verdict_view(judgement: Judgement | None) -> VerdictView:
     """The headline."""
     if judgement is None:
         return VerdictView("not judged", "·", "none", "Measured without gates.")
-    words = judgement.headline.partition(": ")[2]
-    words = words[:1].upper() + words[1:] + "."
-    return VerdictView(*_of(judgement.verdict), words)
+    return VerdictView(*_of(judgement.verdict), _words(judgement))
 
 
 def gate_views(judgement: Judgement | None) -> list[GateView]:
@@ -54,16 +53,38 @@ def _gate(result: GateResult) -> GateView:
     gate, interval = result.gate, result.interval
     write = numbers.number if gate.basis == "exact" else numbers.estimate
     value = "not measured" if interval is None else f"{write(interval.value)} {gate.quantity}"
+    units = ""
     if interval is None or gate.basis == "exact":
         between = numbers.NONE if interval is None else "exact"
     else:
-        between = numbers.bounds(interval) + f" ({interval.units} units)"
+        between, units = numbers.bounds(interval), f"{interval.units} unit{'s' if interval.units != 1 else ''}"
     threshold = f"{gate.direction} {numbers.number(gate.threshold)}"
-    reason = result.words.rpartition(": ")[2] if interval is None or gate.basis != "exact" else ""
+    reason = ""
+    if interval is None or gate.basis != "exact":
+        # What stands behind the verdict: from "too few" on where that is it, else after the last colon.
+        before, few, after = result.words.partition("too few")
+        reason = few + after if few else before.rpartition(": ")[2]
     # The reason of a pass is in its numbers already.
     shown = f"{gate.explanation} {reason[:1].upper()}{reason[1:]}." if _tells(result) and reason else gate.explanation
     shown = shown.replace("`", "")
-    return GateView(gate.name, VerdictView(*_of(result.verdict), result.words), value, between, threshold, shown)
+    return GateView(gate.name, VerdictView(*_of(result.verdict), result.words), value, between, units, threshold, shown)
+
+
+def _words(judgement: Judgement) -> str:
+    """The line below the verdict: how many gates decided it, and which."""
+    results, verdict = judgement.results, judgement.verdict
+    if not results:
+        return "No gate was judged."
+    named = [result.gate.name for result in results if result.verdict == verdict]
+    if verdict == Verdict.PASS:
+        return f"All {len(results)} gates hold." if len(results) > 1 else "The only gate holds."
+    listed = f"{len(named)} of {len(results)} gates {{}}: {', '.join(named)}."
+    if verdict == Verdict.FAIL:
+        return listed.format("fail" if len(named) > 1 else "fails")
+    strict = " Counted as a failure." if judgement.strict else ""
+    few = any(result.verdict == verdict and "too few" in result.words for result in results)
+    more = " More windows or prompts decide what these are too few for." if few else ""
+    return listed.format("can't be decided") + more + strict
 
 
 def _tells(result: GateResult) -> bool:

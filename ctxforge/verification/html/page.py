@@ -80,7 +80,7 @@ def render_report(
             task_meanings=task_tables.task_meanings(models),
             task_outputs=task_tables.task_outputs(models, trained),
             protocols=protocol_tables.protocol_scores(models, trained),
-            protocol_traps=protocol_tables.protocol_traps(models),
+            protocol_notes=protocol_tables.protocol_notes(models),
             far_context=protocol_tables.far_context(models),
             far_context_words=protocol_tables.far_context_words(models),
             far_context_traps=protocol_tables.FAR_CONTEXT_TRAPS,

@@ -78,9 +78,10 @@ def _panel(
         if labelled:
             parts.append(text(left - 6, height + 4.5, label, css="small soft", anchor="end"))
     parts.append(line(left, floor, left + wide, floor, "axis"))
-    for place, label in fitting([(at(value, y.low)[0], label) for value, label in x.ticks], left + wide + 10):
+    ticks = [(at(value, y.low)[0], label) for value, label in x.ticks]
+    for place, middle, label in fitting(ticks, left - 4, left + wide + 4):
         parts.append(line(place, floor, place, floor + 4, "axis"))
-        parts.append(text(place, floor + 17, label, css="small soft", anchor="middle"))
+        parts.append(text(middle, floor + 17, label, css="small soft", anchor="middle"))
     if mark is not None and x.low < mark < x.high:
         parts.append(line(at(mark, y.low)[0], top, at(mark, y.low)[0], floor, "mark"))
     slot = entry.slot or 0
@@ -91,17 +92,21 @@ def _panel(
     bounds = [(at(a, low)[0], at(a, low)[1], at(a, high)[1]) for a, low, high in bounds_of(entry)]
     parts.append(band_of(slot, bounds))
     placed = [at(a, b) for a, b in zip(entry.xs, entry.ys, strict=True)]
-    parts.append(line_of(slot, placed, points=len(placed) <= 8))
+    parts.append(line_of(slot, placed, points=len(placed) <= 5))
     return [part for part in parts if part]
 
 
-def fitting(ticks: Sequence[tuple[float, str]], end: float) -> list[tuple[float, str]]:
-    """Of ticks (place in pixels, label) the last one and those before it that leave room, none beyond `end`."""
-    kept: list[tuple[float, str]] = []
+def fitting(ticks: Sequence[tuple[float, str]], start: float, end: float) -> list[tuple[float, float, str]]:
+    """Of ticks (place in pixels, label) the last one and those before it that leave room, as (place, middle, label).
+
+    Labels are moved until they lie between `start` and `end`, so that they stay clear of the next panel's.
+    """
+    kept: list[tuple[float, float, str]] = []
     limit = end
     for place, label in reversed(ticks):
         half = text_width(label, 12) / 2
-        if place + half <= limit or not kept:
-            kept.append((min(place, end - half), label))
-            limit = kept[-1][0] - half - 8
+        middle = max(min(place, end - half), start + half)
+        if middle + half <= limit or not kept:
+            kept.append((place, middle, label))
+            limit = middle - half - 6
     return kept[::-1]

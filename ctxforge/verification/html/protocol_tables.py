@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ctxforge.lengths import format_length
 from ctxforge.verification.gates.estimation import estimate
 from ctxforge.verification.gates.measurement import difference
 from ctxforge.verification.html import numbers
@@ -23,7 +24,7 @@ FAR_CONTEXT_TRAPS = (
 
 
 def protocol_scores(models: Sequence[Measures], trained_length: int) -> Table:
-    """A row a protocol and length: perplexity of every model, the result's difference to the source, parameters."""
+    """A row a protocol and length: perplexity of every model, and the result's difference to the source."""
     keys = dict.fromkeys((p.protocol, p.length) for model in models for p in model.protocols)
     measured = [model for model in models if model.protocols]
     paired = len(measured) == 2
@@ -37,25 +38,43 @@ def protocol_scores(models: Sequence[Measures], trained_length: int) -> Table:
                 numbers.length(length, trained_length),
                 *(numbers.NONE if p is None else numbers.perplexity(p.ppl) for p in found),
                 *([_difference(found[0], found[1])] if paired else []),
-                f"{shown.tokens} in {shown.windows}",
-                parameters_words(shown.parameters),
+                str(len(shown.documents)),
+                str(shown.windows),
+                str(shown.tokens),
             )
         )
     header = (
         *("protocol", "window", *(model.label for model in measured)),
         *(("difference, nats (95 %)",) if paired else ()),
-        *("tokens in windows", "how"),
+        *("documents", "windows", "scored tokens"),
     )
-    return Table("Perplexity by protocol", header, tuple(rows), numeric=False)
+    return Table("Perplexity of whole windows, by protocol", header, tuple(rows))
 
 
-def protocol_traps(models: Sequence[Measures]) -> list[tuple[str, tuple[str, ...]]]:
-    """The traps of every protocol that was run, a sentence each."""
-    found: dict[str, dict[str, None]] = {}
+def protocol_notes(models: Sequence[Measures]) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """(protocol, its parameters in words, its traps) of everything that was run.
+
+    The parameters are one line where they are the same at every length, else a line a length.
+    """
+    found: dict[str, tuple[dict[str, list[int]], dict[str, None]]] = {}
     for model in models:
         for result in model.protocols:
-            found.setdefault(result.protocol, {}).update(dict.fromkeys(result.traps))
-    return [(name, tuple(traps)) for name, traps in found.items()]
+            ways, traps = found.setdefault(result.protocol, ({}, {}))
+            lengths = ways.setdefault(parameters_words(result.parameters), [])
+            if result.length not in lengths:
+                lengths.append(result.length)
+            traps.update(dict.fromkeys(result.traps))
+    return [
+        (
+            name,
+            tuple(
+                words if len(ways) == 1 else f"{', '.join(map(format_length, lengths))}: {words}"
+                for words, lengths in ways.items()
+            ),
+            tuple(traps),
+        )
+        for name, (ways, traps) in found.items()
+    ]
 
 
 def parameters_words(parameters: Mapping[str, Parameter]) -> str:
@@ -78,7 +97,7 @@ def far_context(models: Sequence[Measures]) -> Table:
                 model.label,
                 numbers.nats(found.gain),
                 numbers.bounds(interval, numbers.nats),
-                numbers.perplexity(found.longppl),
+                numbers.perplexity(found.longppl) if keys else numbers.NONE,
                 f"{keys} of {found.tokens}{share}",
             )
         )

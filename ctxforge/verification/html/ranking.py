@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ctxforge.verification.chart import Axis, point_of, tick_label
+from ctxforge.verification.chart import Axis, point_of
 from ctxforge.verification.html import numbers
 from ctxforge.verification.statistics import Interval
 from ctxforge.verification.svg import NARROW, document, line, text, text_width
@@ -33,7 +33,8 @@ def ranking_svg(
     narrow = width <= NARROW
     longest = 15 if narrow else 30
     names = [name if len(name) <= longest else name[: longest - 1] + "…" for name, _, _ in scores]
-    left = 20.0 + max(text_width(name) for name in names)
+    # The best name is bold, which is wider.
+    left = 20.0 + max(text_width(name) * (1.15 if row == 0 else 1.0) for row, name in enumerate(names))
     beside = 12.0 if narrow else 150.0
     top = 46.0 if heading else 12.0
     floor = top + _ROW * len(scores) + 4
@@ -85,8 +86,5 @@ def _axis(low: float, high: float, most: int) -> Axis:
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(step * f for f in (1, 2, 5, 10, 20) if (high - low) / (step * f) <= most)
     first, last = math.floor(low / step), math.ceil(high / step)
-    ticks = tuple(
-        (i * step, tick_label(round(i * step, 12)) if i >= 0 else f"-{tick_label(round(-i * step, 12))}")
-        for i in range(first, last + 1)
-    )
+    ticks = tuple((i * step, f"{round(i * step, 12):g}") for i in range(first, last + 1))
     return Axis("", first * step, last * step, ticks)
