@@ -83,6 +83,24 @@ def test_ranking_draws_every_interval_where_it_is() -> None:
     assert "nan" not in svg.partition("</desc>")[2]
 
 
+def test_ranking_over_a_wide_range_is_logarithmic() -> None:
+    base = comparison_rows(("none", "pi", "yarn"))[::-1]
+    scores = (
+        Interval(0.05, 0.007, 0.12, 40, "b"),
+        Interval(0.13, 0.02, 0.3, 40, "b"),
+        Interval(5.2, 5.0, 5.5, 40, "b"),
+    )
+    rows = [dataclasses.replace(row, score=score) for row, score in zip(base, scores, strict=True)]
+    svg = comparison_figures(rows, trained_length=512, target_length=2048, score="nats")["ranking"]
+    assert "nats (log scale)" in svg
+    assert "0.050 (0.007 to 0.120)" in svg
+    ticks = re.findall(r'x="([\d.]+)" y="[\d.]+" text-anchor="middle" class="small soft">([\d.]+)<', svg)
+    bars = re.findall(r'<line x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)" y2="[\d.]+" class="curve', svg)
+    (x0, v0), (x1, v1) = ((float(x), math.log(float(v))) for x, v in (ticks[0], ticks[-1]))
+    shown = [math.exp(v0 + (float(x) - x0) * (v1 - v0) / (x1 - x0)) for x in bars[1]]
+    assert shown == pytest.approx((0.02, 0.3), rel=0.01)
+
+
 def test_one_method_alone_has_no_ranking() -> None:
     assert "ranking" not in drawn(("none",))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +124,10 @@ def render_comparison(
             ranked, trained_length=trained_length, target_length=target_length, score=score, width=width, heading=False
         )
 
+    scores = [v for row in ranked for v in (row.score.value, *(row.score.bounds or ()))]
+    write = numbers.alike(scores)
     views = [
-        _view(row, i, base, target_length, higher_is_better=higher_is_better, best=ranked[0])
+        _view(row, i, base, target_length, write, higher_is_better=higher_is_better, best=ranked[0])
         for i, row in enumerate(ranked)
     ]
     named = [(row.name, table) for row in ranked for table in rotary_tables(row.plan) if table.changed]
@@ -178,6 +180,7 @@ def _view(
     index: int,
     base: ComparisonRow | None,
     target_length: int,
+    write: Callable[[float], str],
     *,
     higher_is_better: bool,
     best: ComparisonRow,
@@ -190,10 +193,10 @@ def _view(
         name=row.name,
         verdict=verdict,
         css={BEST: "pass", WORSE: "fail", NO_SCORE: "fail"}.get(verdict, "inconclusive"),
-        score=numbers.estimate(row.score.value),
-        interval=numbers.bounds(row.score),
-        difference=_difference(row)[0],
-        difference_interval=_difference(row)[1],
+        score=write(row.score.value),
+        interval=numbers.bounds(row.score, write),
+        difference=_difference(row, write)[0],
+        difference_interval=_difference(row, write)[1],
         perplexity=numbers.NONE if length is None else numbers.perplexity(length.ppl),
         retrieval=numbers.NONE if share is None else numbers.percent(share.value),
         retrieval_interval="" if share is None else numbers.shares(share),
@@ -201,12 +204,12 @@ def _view(
     )
 
 
-def _difference(row: ComparisonRow) -> tuple[str, str]:
+def _difference(row: ComparisonRow, write: Callable[[float], str]) -> tuple[str, str]:
     """The difference to the best, and its interval."""
     if row.difference is None or math.isnan(row.difference.value):
         return numbers.NONE, ""
     sign = "+" if row.difference.value > 0 else ""
-    return sign + numbers.estimate(row.difference.value), numbers.bounds(row.difference)
+    return sign + write(row.difference.value), numbers.bounds(row.difference, write)
 
 
 def _short(row: ComparisonRow, base: ComparisonRow | None) -> str:

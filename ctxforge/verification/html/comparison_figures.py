@@ -143,7 +143,9 @@ def _few(axis: Axis, trained_length: int) -> Axis:
 
 
 def _sparse(axis: Axis) -> Axis:
-    """The axis with at most four ticks."""
+    """The axis with few ticks: a panel is low."""
+    if axis.high == 100 and not axis.logarithmic:
+        return dataclasses.replace(axis, ticks=((0.0, "0"), (50.0, "50"), (100.0, "100")))
     return dataclasses.replace(axis, ticks=axis.ticks[:: 1 + (len(axis.ticks) - 1) // 4])
 
 

@@ -83,7 +83,7 @@ def _words(judgement: Judgement) -> str:
         return listed.format("fail" if len(named) > 1 else "fails")
     strict = " Counted as a failure." if judgement.strict else ""
     few = any(result.verdict == verdict and "too few" in result.words for result in results)
-    more = " More windows or prompts decide what these are too few for." if few else ""
+    more = " Measure more windows or prompts to decide (--windows, --seeds)." if few else ""
     return listed.format("can't be decided") + more + strict
 
 

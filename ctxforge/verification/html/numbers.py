@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ctxforge.lengths import format_length
 from ctxforge.verification.statistics import Interval
@@ -25,6 +25,15 @@ def estimate(value: float, digits: int = 3) -> str:
     if math.isfinite(value) and 1e-4 <= abs(value) < 10**digits:
         return f"{value:#.{digits}g}".removesuffix(".")
     return number(value, digits)
+
+
+def alike(values: Iterable[float]) -> Callable[[float], str]:
+    """A writer that gives all of `values` the same decimals, so that a column of them can be read at a glance."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if not 0.01 <= largest < 1000:
+        return estimate
+    decimals = 3 if largest < 10 else 2
+    return lambda value: f"{value:.{decimals}f}" if math.isfinite(value) else number(value)
 
 
 def perplexity(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ctxforge.verification.chart import Axis, point_of
+from ctxforge.verification.chart import Axis, log_ticks, point_of, tick_label
 from ctxforge.verification.html import numbers
 from ctxforge.verification.statistics import Interval
 from ctxforge.verification.svg import NARROW, document, line, text, text_width
@@ -35,10 +35,15 @@ def ranking_svg(
     names = [name if len(name) <= longest else name[: longest - 1] + "…" for name, _, _ in scores]
     # The best name is bold, which is wider.
     left = 20.0 + max(text_width(name) * (1.15 if row == 0 else 1.0) for row, name in enumerate(names))
-    beside = 12.0 if narrow else 150.0
+    values = [v for _, i, _ in scores for v in (i.value, *(i.bounds or ())) if math.isfinite(v)] or [0.0, 1.0]
+    write = numbers.alike(values)
+    words = [
+        f"{write(i.value)} ({numbers.bounds(i, write)})" if math.isfinite(i.value) else numbers.NONE
+        for _, i, _ in scores
+    ]
+    beside = 12.0 if narrow else 20.0 + max(text_width(entry, 12) for entry in words)
     top = 46.0 if heading else 12.0
     floor = top + _ROW * len(scores) + 4
-    values = [v for _, i, _ in scores for v in (i.value, *(i.bounds or ())) if math.isfinite(v)] or [0.0, 1.0]
     axis = _axis(min(values), max(values), 4 if narrow else 8)
 
     def at(value: float) -> float:
@@ -59,27 +64,31 @@ def ranking_svg(
     for row, ((_, found, slot), name) in enumerate(zip(scores, names, strict=True)):
         y = top + _ROW * (row + 0.5)
         parts.append(text(left - 12, y + 4.5, name, css="strong" if row == 0 else "", anchor="end"))
-        words = numbers.NONE
         if math.isfinite(found.value):
             if found.bounds is not None:
                 low, high = (at(bound) for bound in found.bounds)
                 css = "curve base" if slot < 0 else f"curve s{slot % 8}"
                 parts.append(line(low, y, high, y, css))
             parts.append(point_of(slot, at(found.value), y))
-            words = f"{numbers.estimate(found.value)} ({numbers.bounds(found)})"
         if not narrow:
-            parts.append(text(width - beside + 12, y + 4.5, words, css="small soft"))
+            parts.append(text(width - beside + 12, y + 4.5, words[row], css="small soft"))
+    score = f"{score} (log scale)" if axis.logarithmic else score
     label = score if text_width(score, 12) <= width - 16 else score[: int((width - 16) / 7.2) - 1] + "…"
     # Centred below the axis, unless that runs over an edge.
     half = text_width(label, 12) / 2
     middle = min(max((left + width - beside) / 2, half + 8), width - half - 8)
     parts.append(text(middle, floor + 40, label, css="small", anchor="middle"))
-    described = "; ".join(f"{n}: {numbers.estimate(i.value)} ({numbers.bounds(i)})" for n, i, _ in scores)
+    described = "; ".join(f"{name}: {shown}" for (name, _, _), shown in zip(scores, words, strict=True))
     return document(width, floor + 52, title, described, parts)
 
 
 def _axis(low: float, high: float, most: int) -> Axis:
-    """From 0 where the values lie on one side of it, with round ticks."""
+    """From 0 where the values lie on one side of it, with round ticks; logarithmic where they span a factor of 20."""
+    if 0 < 20 * low < high:
+        # Linear, the methods worth telling apart would share a few pixels beside a bad one.
+        low, high = low / 1.2, high * 1.2
+        steps = log_ticks(low, high)
+        return Axis("", low, high, tuple((t, tick_label(t)) for t in steps[:: 1 + (len(steps) - 1) // most]), True)
     low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
         high = low + 1.0
