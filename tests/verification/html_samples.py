@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ctxforge.verification.far_context import FarContext
@@ -29,7 +30,7 @@ from ctxforge.verification.perplexity import BucketScore, LengthScore
 from ctxforge.verification.protocols.result import DocumentScore, ProtocolResult
 from ctxforge.verification.report import Protocol, ShortContext, VerifyReport
 from ctxforge.verification.scored import RetrievalCell, ScoredAnswer
-from ctxforge.verification.statistics import paired_bootstrap
+from ctxforge.verification.statistics import Interval, paired_bootstrap, too_few
 from ctxforge.verification.tasks import PromptScore
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "bundled_yarn_2k.json").read_text(encoding="utf-8"))
@@ -130,7 +131,7 @@ def awkward_report(words: str = HOSTILE) -> VerifyReport:
         versions={"python": words, words: "1"},
     )
     report = VerifyReport(protocol, result, None, ShortContext(8192, (math.nan, 0.1), math.nan))
-    return everything(words, report)
+    return with_external(everything(words, report), words)
 
 
 def awkward_plan(words: str = HOSTILE) -> dict[str, Any]:
@@ -210,6 +211,57 @@ def everything(words: str = "", report: VerifyReport | None = None) -> VerifyRep
             far_context=far_context_of(*(-0.1 for _ in range(8)), keys=0),
         )
     return dataclasses.replace(base, result=result, source=source, notes=(f"a task was left out {words}",))
+
+
+def external_report(words: str = "") -> Any:
+    share = Interval(0.5, 0.4, 0.6, 100, "Wilson")
+    scored = {
+        "benchmark": "ruler",
+        "task": f"niah_single_1{words}",
+        "metric": "acc",
+        "filter": "none",
+        "length": 2048,
+        "asked": 2044,
+        "result": share,
+        "source": Interval(0.75, 0.7, 0.8, 100, "Wilson"),
+        "difference": Interval(-0.25, -0.3, -0.2, 100, "paired bootstrap"),
+        "documents": 101,
+        "left_out": 1,
+        "paired": 100,
+        "source_left_out": 3,
+        "traps": (f"spaces count {words}",),
+    }
+    lone = {
+        **scored,
+        "task": "piqa",
+        "length": None,
+        "asked": None,
+        "source": None,
+        "difference": None,
+        "source_left_out": None,
+    }
+    options = SimpleNamespace(dtype="float32", chat_template=False, fewshot=None, limit=101)
+    return SimpleNamespace(
+        lm_eval="0.4.9",
+        options=options,
+        limit=2048,
+        source_limit=512,
+        scores=(
+            SimpleNamespace(**scored),
+            SimpleNamespace(**{**lone, "result": too_few(0.5, 2), "traps": ()}),
+        ),
+        averages=(SimpleNamespace(benchmark="ruler", length=2048, tasks=1, of=13, result=0.5, source=0.75),),
+        not_run=(SimpleNamespace(task="qa_1", length=2048, reason=f"no data {words}"),),
+        device="cpu",
+        traps=(f"a trap of all {words}",),
+    )
+
+
+def with_external(report: VerifyReport, words: str = "") -> VerifyReport:
+    """The report with scores that lm-eval handed over."""
+    copy = dataclasses.replace(report)
+    object.__setattr__(copy, "external", external_report(words))
+    return copy
 
 
 def comparison_rows(names: tuple[str, ...] = ("none", "pi", "yarn"), words: str = "") -> list[ComparisonRow]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import re
 import subprocess
@@ -14,15 +13,13 @@ from typing import Any
 
 import pytest
 
-from ctxforge.errors import UsageError
 from ctxforge.templates_dir import templates_dir
 from ctxforge.verification.gates import Judgement, Verdict
 from ctxforge.verification.heatmap import colour_of, contrast
-from ctxforge.verification.html import comparison_figures, figures, render_comparison, render_report
-from ctxforge.verification.html.comparison import BEST, NO_SCORE, TOO_FEW, UNTOLD, WORSE, rank, standing
+from ctxforge.verification.html import figures, render_comparison, render_report
 from ctxforge.verification.html.rotation import rotary_tables
 from ctxforge.verification.plot import bucket_intervals, curve_of
-from ctxforge.verification.statistics import Interval, paired_bootstrap, too_few
+from ctxforge.verification.statistics import paired_bootstrap
 from ctxforge.verification.svg import light, style
 from tests.verification.html_samples import (
     COMMAND,
@@ -36,6 +33,7 @@ from tests.verification.html_samples import (
     everything,
     judged,
     stored_report,
+    with_external,
 )
 
 VOID = {"meta", "link", "br", "img"}
@@ -109,7 +107,8 @@ def awkward(words: str = HOSTILE) -> str:
 
 
 def full(words: str = "") -> str:
-    return render_report(everything(words), judgement=judged(stored_report()), plan=PLAN, title="t", command="c")
+    report = with_external(everything(words), words)
+    return render_report(report, judgement=judged(stored_report()), plan=PLAN, title="t", command="c")
 
 
 PAGES = {
@@ -296,57 +295,6 @@ def test_bands_are_the_bootstrap_over_windows() -> None:
     assert curve_of(dataclasses.replace(result, window_buckets=result.window_buckets[:7])).lows == ()
 
 
-def test_comparison_ranks() -> None:
-    rows = comparison_rows()
-    assert [row.name for row in rank(rows, higher_is_better=False)] == ["yarn", "pi", "none"]
-    assert [row.name for row in rank(rows, higher_is_better=True)] == ["none", "pi", "yarn"]
-    lost = dataclasses.replace(rows[2], score=too_few(math.nan, 0))
-    assert [row.name for row in rank([lost, *rows[:2]], higher_is_better=False)] == ["pi", "none", "yarn"]
-    text = Page(compared()).text
-    assert "yarn is the best of 3." in text
-    assert "1. yarn best" in text
-    assert "3. none worse than the best" in text
-    with pytest.raises(UsageError):
-        compared([])
-
-
-@pytest.mark.parametrize(
-    ("bounds", "higher", "words"),
-    [
-        ((0.1, 0.3), False, WORSE),
-        ((-0.3, -0.1), True, WORSE),
-        ((-0.1, 0.3), False, UNTOLD),
-        ((-0.1, 0.3), True, UNTOLD),
-        ((None, None), True, TOO_FEW),
-    ],
-)
-def test_standing(bounds: tuple[float | None, float | None], higher: bool, words: str) -> None:
-    row = dataclasses.replace(comparison_rows()[0], difference=Interval(0.2, *bounds, 8, "made up"))
-    assert standing(row, first=False, higher_is_better=higher) == words
-    assert standing(row, first=True, higher_is_better=higher) == BEST
-    lost = dataclasses.replace(row, score=too_few(math.nan, 0))
-    assert standing(lost, first=True, higher_is_better=higher) == NO_SCORE
-
-
-def test_close_methods_are_named_in_the_headline() -> None:
-    rows = comparison_rows()
-    near = dataclasses.replace(rows[1], difference=Interval(0.01, -0.1, 0.1, 8, "made up"))
-    assert "not told apart from it: pi" in Page(compared([rows[0], near, rows[2]])).text
-
-
-def test_a_method_keeps_its_colour_from_figure_to_figure() -> None:
-    ranked = rank(comparison_rows(), higher_is_better=False)
-    drawn = comparison_figures(ranked, trained_length=512, target_length=2048)
-    entry = r'<path d="M[^"]*" class="curve s(\d)"[^>]*/>\s*<[^>]*/>\s*<text[^>]*>(\w+)</text>'
-    legends = {name: {label: slot for slot, label in re.findall(entry, svg)} for name, svg in drawn.items()}
-    assert legends["perplexity"] == {"yarn": "0", "pi": "1"}
-    assert legends["retrieval"] == legends["perplexity"]
-    assert legends["rotation"] == {"yarn": "0", "pi": "1"}
-    for name in ("perplexity", "retrieval"):
-        # The unmodified model has the colour of the text and hollow points.
-        assert re.search(r'class="curve base"/>\s*<circle[^>]* class="hollow"/>\s*<text[^>]*>none<', drawn[name])
-
-
 @pytest.mark.parametrize("share", [i / 50 for i in range(51)])
 def test_cells_are_legible_at_any_loss(share: float) -> None:
     fill, ink = colour_of(share * math.log(10))
@@ -383,15 +331,3 @@ def test_light_figures_hold_no_media_query() -> None:
 def test_importing_the_pages_imports_no_torch() -> None:
     code = "import sys, ctxforge.verification.html; assert not {'torch', 'transformers', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
-def test_many_lines_are_told_apart_without_colour() -> None:
-    names = tuple(f"m{i}" for i in range(16))
-    svg = comparison_figures(comparison_rows(names), trained_length=512, target_length=2048)["perplexity"]
-    entry = r'<path d="M[^"]*" class="curve s(\d)"([^>]*)/>\s*<(\w+) [^>]*/>\s*<text[^>]*>(m\d+)</text>'
-    found = re.findall(entry, svg)
-    # The first is the unmodified model, in the colour of the text.
-    assert [label for *_, label in found] == list(names[1:])
-    assert len({(colour, dashes, shape) for colour, dashes, shape, _ in found}) == 15
-    for first, second in itertools.pairwise(found):
-        assert first[1] != second[1], "neighbours have the same dashes"

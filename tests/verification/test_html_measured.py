@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from ctxforge.verification.html import render_comparison, render_report
 from ctxforge.verification.html.protocol_tables import far_context, parameters_words, protocol_notes, protocol_scores
 from ctxforge.verification.html.task_tables import task_outputs, task_scores
-from ctxforge.verification.statistics import Interval, paired_bootstrap, too_few
+from ctxforge.verification.statistics import paired_bootstrap
 from ctxforge.verification.tables import render_table
 from ctxforge.verification.tasks import TASKS
 from tests.verification.html_samples import (
@@ -24,6 +23,7 @@ from tests.verification.html_samples import (
     protocol_of,
     stored_report,
     tasks_of,
+    with_external,
 )
 from tests.verification.test_html import Page
 
@@ -153,55 +153,9 @@ def test_far_context_has_its_interval() -> None:
     assert far_context([few]).rows[0][1:3] == ("not a number", "none")
 
 
-def external_report(words: str = "") -> Any:
-    share = Interval(0.5, 0.4, 0.6, 100, "Wilson")
-    scored = {
-        "benchmark": "ruler",
-        "task": f"niah_single_1{words}",
-        "metric": "acc",
-        "filter": "none",
-        "length": 2048,
-        "asked": 2044,
-        "result": share,
-        "source": Interval(0.75, 0.7, 0.8, 100, "Wilson"),
-        "difference": Interval(-0.25, -0.3, -0.2, 100, "paired bootstrap"),
-        "documents": 101,
-        "left_out": 1,
-        "paired": 100,
-        "source_left_out": 3,
-        "traps": (f"spaces count {words}",),
-    }
-    lone = {
-        **scored,
-        "task": "piqa",
-        "length": None,
-        "asked": None,
-        "source": None,
-        "difference": None,
-        "source_left_out": None,
-    }
-    options = SimpleNamespace(dtype="float32", chat_template=False, fewshot=None, limit=101)
-    return SimpleNamespace(
-        lm_eval="0.4.9",
-        options=options,
-        limit=2048,
-        source_limit=512,
-        scores=(
-            SimpleNamespace(**scored),
-            SimpleNamespace(**{**lone, "result": too_few(0.5, 2), "traps": ()}),
-        ),
-        averages=(SimpleNamespace(benchmark="ruler", length=2048, tasks=1, of=13, result=0.5, source=0.75),),
-        not_run=(SimpleNamespace(task="qa_1", length=2048, reason=f"no data {words}"),),
-        device="cpu",
-        traps=(f"a trap of all {words}",),
-    )
-
-
 @pytest.fixture
 def handed_over() -> Any:
-    report = everything()
-    object.__setattr__(report, "external", external_report())
-    return report
+    return with_external(everything())
 
 
 def test_scores_of_lm_eval(handed_over: Any) -> None:
@@ -221,8 +175,7 @@ def test_scores_of_lm_eval(handed_over: Any) -> None:
         "niah_single_1: spaces count",
     ):
         assert words in text, words
-    object.__setattr__(handed_over, "external", external_report(HOSTILE))
-    content = page_of(handed_over)
+    content = page_of(with_external(handed_over, HOSTILE))
     assert "<script" not in content
     assert f"spaces count {HOSTILE}" in Page(content).text
 
