@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ctxforge.verification.end_labels import End, end_labels, end_width
-from ctxforge.verification.svg import NARROW, SERIES, document, line, text, text_width
+from ctxforge.verification.svg import NARROW, SERIES, document, footnote, line, text, text_width
 
 # Patterns and shapes tell lines apart where colours run out or cannot be seen.
 _DASHES = ("", "8 5", "2 5", "10 4 2 4")
@@ -77,6 +77,7 @@ def chart_svg(
     width: float = 780.0,
     heading: bool = True,
     ends: bool = False,
+    note: str = "",
 ) -> str:
     """A self-contained SVG of `series`, in the legend's order.
 
@@ -90,6 +91,7 @@ def chart_svg(
         width: in pixels. `NARROW` fits a phone.
         heading: whether the title is drawn; it is always there for screen readers.
         ends: name the lines beside their ends instead of in a legend, where there is room for that.
+        note: below the chart, where there is a heading and room.
     """
     narrow = width <= NARROW
     beside = end_width([entry.label for entry in series]) if ends and not narrow else None
@@ -100,6 +102,7 @@ def chart_svg(
     legend, rows = _legend(labels, slots[: len(labels)], left if not narrow else 8.0, width - 8.0, first)
     top = first + _ROW * rows + 18.0
     floor = top + (230.0 if narrow else 300.0)
+    below = footnote(note, floor + 62, width, shown=heading)
     height = floor + 54.0
 
     def at_x(value: float) -> float:
@@ -108,7 +111,7 @@ def chart_svg(
     def at_y(value: float) -> float:
         return floor - (floor - top) * y.share(value)
 
-    parts = [text(left if not narrow else 8.0, 28, title, css="title")] if heading else []
+    parts = [text(8.0, 28, title, css="title")] if heading else []
     parts += [*legend, text(8.0, top - 16, y.title, css="small soft")]
     for value, label in y.ticks:
         parts.append(line(left, at_y(value), width - right, at_y(value), "grid"))
@@ -141,7 +144,8 @@ def chart_svg(
         fits = at + 7 + text_width(mark.label, 12) <= width - 4
         place, anchor = (at + 7, "start") if fits else (at - 7, "end")
         parts.append(text(place, top + 6 + 16 * row, mark.label, css="small halo", anchor=anchor))
-    return document(width, height, title, description, [part for part in parts if part])
+    frame = height + 18 * len(below)
+    return document(width, frame, title, description, [part for part in (*parts, *below) if part])
 
 
 def linear_ticks(end: float, most: int = 8) -> list[int]:

@@ -76,6 +76,7 @@ def plot_svg(
     title: str = "Perplexity by position",
     width: float = WIDE,
     heading: bool = True,
+    note: str = "",
 ) -> str:
     """A self-contained SVG of `curves` on a logarithmic perplexity axis, intervals as bands.
 
@@ -86,6 +87,7 @@ def plot_svg(
         title: above the plot.
         width: in pixels; 360 for a phone.
         heading: whether the title is drawn.
+        note: below the plot, where there is a heading.
 
     Raises:
         UsageError: no curve has a point to draw.
@@ -101,7 +103,15 @@ def plot_svg(
         marks=[Mark(trained_length, f"trained length {format_length(trained_length)}")],
         width=width,
         heading=heading,
+        note=note,
     )
+
+
+def windows_note(windows: int) -> str:
+    """What the bands are; empty where there are none."""
+    from ctxforge.verification.statistics import FEWEST_UNITS
+
+    return f"95 % intervals over {windows} windows" if windows >= FEWEST_UNITS else ""
 
 
 def perplexity_axes(drawn: Sequence[Series], target_length: int | None, *, narrow: bool) -> tuple[Axis, Axis]:

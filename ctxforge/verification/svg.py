@@ -55,6 +55,11 @@ def document(width: float, height: float, title: str, description: str, parts: l
     )
 
 
+def footnote(note: str, y: float, width: float, *, shown: bool) -> list[str]:
+    """A line below a figure that stands alone; nothing where it is not `shown`, is empty or has no room."""
+    return [text(8.0, y, note, css="small soft")] if shown and note and text_width(note, 12) <= width - 16 else []
+
+
 def without_style(svg: str) -> str:
     """The figure without its style sheet, for a page that holds `style()` itself."""
     start, _, rest = svg.partition("<style>")

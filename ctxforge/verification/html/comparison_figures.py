@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ctxforge.lengths import format_length
@@ -14,7 +14,7 @@ from ctxforge.verification.html.figures import PERPLEXITY, RETRIEVAL, ROTATION, 
 from ctxforge.verification.html.panels import panels_svg
 from ctxforge.verification.html.ranking import ranking_svg
 from ctxforge.verification.html.rotation import TITLE, rotary_tables, rotation_svg
-from ctxforge.verification.plot import curve_of, perplexity_axes, series_of
+from ctxforge.verification.plot import curve_of, perplexity_axes, series_of, windows_note
 from ctxforge.verification.svg import NARROW, WIDE
 
 if TYPE_CHECKING:
@@ -63,11 +63,13 @@ def comparison_figures(
     if len(rows) > 1 and any(math.isfinite(row.score.value) for row in rows):
         scores = [(row.name, row.score, slot) for row, slot in zip(rows, slots, strict=True)]
         found[RANKING] = ranking_svg(scores, score=score, title=CAPTIONS[RANKING], width=width, heading=heading)
-    for name, make in (
-        (PERPLEXITY, lambda: _perplexity(rows, slots, target_length, narrow=narrow)),
-        (RETRIEVAL, lambda: _retrieval(rows, slots, narrow=narrow)),
+    windows = min((len(row.measures.window_buckets) for row in rows), default=0)
+    for name, drawn, bands in (
+        (PERPLEXITY, _perplexity(rows, slots, target_length, narrow=narrow), windows_note(windows)),
+        (RETRIEVAL, _retrieval(rows, slots, narrow=narrow), "95 % intervals over the prompts (Wilson)"),
     ):
-        _lines(found, name, make, trained_length, width=width, heading=heading)
+        if drawn is not None:
+            found |= _lines(name, drawn, bands, trained_length, width=width, heading=heading)
     placed = [(slot, row.name, t) for slot, row in zip(slots, rows, strict=True) for t in rotary_tables(row.plan)]
     placed = [(slot, name, table) for slot, name, table in placed if table.changed]
     if placed:
@@ -87,35 +89,28 @@ def method_slots(rows: Sequence[ComparisonRow]) -> list[int]:
     return slots
 
 
-def _lines(
-    found: dict[str, str],
-    name: str,
-    make: Callable[[], Drawn | None],
-    trained_length: int,
-    *,
-    width: float,
-    heading: bool,
-) -> None:
+def _lines(name: str, drawn: Drawn, bands: str, trained_length: int, *, width: float, heading: bool) -> dict[str, str]:
     """The chart called `name`, and its panels where there are too many bands for one chart."""
-    made = make()
-    if made is None:
-        return
-    series, x, y = made
+    series, x, y = drawn
     description = "; ".join(f"{s.label}: " + ", ".join(f"{v:.4g}" for v in s.ys) for s in series)
     many = len(series) > _MOST_BANDS
     shown = [_back(s) if many and number and s.slot != BASE else s for number, s in enumerate(series)]
     mark = f"trained length {format_length(trained_length)}"
-    found[name] = chart_svg(
-        shown,
-        x,
-        y,
-        title=CAPTIONS[name],
-        description=description,
-        marks=[Mark(trained_length, mark)] if trained_length > x.low else [],
-        width=width,
-        heading=heading,
-        ends=True,
-    )
+    of = ", of the best method and the unmodified model" if many else ""
+    found = {
+        name: chart_svg(
+            shown,
+            x,
+            y,
+            title=CAPTIONS[name],
+            description=description,
+            marks=[Mark(trained_length, mark)] if trained_length > x.low else [],
+            width=width,
+            heading=heading,
+            ends=True,
+            note=f"Bands: {bands}{of}." if bands else "",
+        )
+    }
     if many:
         found[name + BY_METHOD] = panels_svg(
             series,
@@ -126,7 +121,9 @@ def _lines(
             mark=trained_length,
             width=width,
             heading=heading,
+            note=(f"Bands: {bands}. " if bands else "") + "Grey: the other methods, the darker line the unmodified.",
         )
+    return found
 
 
 def _back(series: Series) -> Series:

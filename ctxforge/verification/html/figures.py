@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxforge.verification.heatmap import heatmap_svg
 from ctxforge.verification.html.rotation import RotaryTable, rotary_tables, rotation_svg
-from ctxforge.verification.plot import curves_of, plot_svg
+from ctxforge.verification.plot import curves_of, plot_svg, windows_note
 from ctxforge.verification.svg import WIDE
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def figures(
     found = {}
     curves = [curve for curve in curves_of(report) if any(0 < value < float("inf") for value in curve.values)]
     if curves:
-        found[PERPLEXITY] = plot_svg(curves, trained, target_length=target, width=width, heading=heading)
+        bands = windows_note(len(report.result.window_buckets))
+        note = f"Bands: {bands}." if bands else ""
+        found[PERPLEXITY] = plot_svg(curves, trained, target_length=target, width=width, heading=heading, note=note)
     if report.result.retrieval:
         found[RETRIEVAL] = heatmap_svg(report.result.retrieval, trained_length=trained, width=width, heading=heading)
     tables = rotary_tables(plan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctxforge.verification.chart import BASE, Axis, Series, band_of, bounds_of, line_of
-from ctxforge.verification.svg import NARROW, document, line, text, text_width
+from ctxforge.verification.svg import NARROW, document, footnote, line, text, text_width
 
 _HIGH, _GAP, _TITLE, _TICKS = 112.0, 16.0, 24.0, 30.0
 
@@ -23,6 +23,7 @@ def panels_svg(
     mark: float | None,
     width: float,
     heading: bool = True,
+    note: str = "",
 ) -> str:
     """A self-contained SVG with a panel for every one of `series`, all on the same axes.
 
@@ -35,6 +36,7 @@ def panels_svg(
         mark: x of a dashed line in every panel; None for none.
         width: in pixels; `NARROW` puts two panels in a row, otherwise there are four.
         heading: whether the title is drawn.
+        note: below the panels, where there is a heading and room.
     """
     columns = 2 if width <= NARROW else min(4, len(series))
     left, right = 40.0, 14.0
@@ -50,7 +52,8 @@ def panels_svg(
         parts += _panel(entry, series, x, y, frame, mark=mark, labelled=column == 0)
     height = top + rows * step + 22.0
     parts.append(text((left + width - right) / 2, height - 12, x.title, css="small", anchor="middle"))
-    return document(width, height, title, description, parts)
+    below = footnote(note, height + 8, width, shown=heading)
+    return document(width, height + 18 * len(below), title, description, [*parts, *below])
 
 
 def _panel(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ctxforge.verification.chart import Axis, log_ticks, point_of, tick_label
 from ctxforge.verification.html import numbers
 from ctxforge.verification.statistics import Interval
-from ctxforge.verification.svg import NARROW, document, line, text, text_width
+from ctxforge.verification.svg import NARROW, document, footnote, line, text, text_width
 
 _ROW = 26.0
 
@@ -79,7 +79,10 @@ def ranking_svg(
     middle = min(max((left + width - beside) / 2, half + 8), width - half - 8)
     parts.append(text(middle, floor + 40, label, css="small", anchor="middle"))
     described = "; ".join(f"{name}: {shown}" for (name, _, _), shown in zip(scores, words, strict=True))
-    return document(width, floor + 52, title, described, parts)
+    units = sorted({found.units for _, found, _ in scores if found.bounds is not None})
+    note = f"Bars: 95 % intervals over {units[0]} prompts; shaded: the best method's." if len(units) == 1 else ""
+    below = footnote(note, floor + 62, width, shown=heading)
+    return document(width, floor + 52 + 18 * len(below), title, described, [*parts, *below])
 
 
 def _axis(low: float, high: float, most: int) -> Axis:
