@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ctxforge.errors import CtxforgeError, InternalError, ResourceError, UsageError, one_line
+from ctxforge.quiet import quiet_transformers
 from ctxforge.verification.external.budget import asked_length
 from ctxforge.verification.external.guard import rolling_error
 from ctxforge.verification.external.options import ExternalOptions
@@ -105,7 +106,7 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Only lm-eval's errors inside, no bars and no prints: what its warnings say of lengths is counted here."""
+    """Only lm-eval's errors inside, no bars, no prints: the lengths that its warnings are about are counted here."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -113,7 +114,7 @@ def quiet_lm_eval() -> Iterator[None]:
     bars = requests.tqdm
     requests.tqdm = partial(bars, disable=True)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), quiet_transformers(warnings=False):
             yield
     finally:
         logger.setLevel(level)

@@ -75,6 +75,9 @@ def run_external(
     if source is not None and source_limit is not None:
         able = [job for job in jobs if job.length is None or job.length <= source_limit]
         source_tokenizer = load_tokenizer(Path(source), settings)
+        if options.chat_template and not getattr(source_tokenizer, "chat_template", None):
+            # A template that came with the conversion: both are asked the same prompts.
+            source_tokenizer.chat_template = tokenizer.chat_template
         other = load_model(Path(source), settings, device)
         theirs, more = _ask(other, source_tokenizer, able, options, source_limit, "source", progress)
         out = [*out, *more]
