@@ -1,9 +1,10 @@
 """The verifier against models that are known to be broken: every one must be caught by a named gate.
 
-    python benchmarks/negative_controls.py
+    python benchmarks/negative_controls.py                      # the bundled model, about 2 minutes
+    python benchmarks/negative_controls.py --model smollm2      # SmolLM2-135M at 16k, for a GPU
 
-On the bundled model at four times its length, tier quick: the source at its own length and a good YaRN must pass;
-each broken conversion must fail, and the gate that says so is printed. Exits with 1 otherwise.
+Tier quick. The source at its own length and a good YaRN must pass; each broken conversion must fail, and the gate that
+says so is printed. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
@@ -14,31 +15,87 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ctxforge
-from ctxforge import pipeline
-from ctxforge.sources import bundled_text
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import ctxforge  # noqa: E402
+from ctxforge import pipeline  # noqa: E402
+from ctxforge.sources import bundled_text  # noqa: E402
+from ctxforge.verification import worker  # noqa: E402
+from ctxforge.verification.worker import Worker  # noqa: E402
 
 Break = Callable[[dict[str, Any]], None]
 
 
-def lists(divisors: list[float], short: list[float] | None = None) -> Break:
+@dataclass(frozen=True)
+class Model:
+    """What the controls are run on.
+
+    Attributes:
+        source: as for `extend`.
+        trained_length: L0 in tokens.
+        stretch: of the good YaRN, and of everything that is broken in another way.
+        window: of the sliding window, in tokens.
+        lost_theta: a base that the weights were not trained with.
+        pairs: rotary pairs.
+    """
+
+    source: str
+    trained_length: int
+    stretch: int
+    window: int
+    lost_theta: float
+    pairs: int = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model to verify.
+
+    Attributes:
+        name: for the table.
+        method: as for `extend`.
+        stretch: target length over trained length.
+        edit: what is done to the config afterwards.
+        passes: whether the verifier must pass it.
+        options: of the method.
+        shuffled: whether the expected answers are dealt to the wrong needles.
+    """
+
+    name: str
+    method: str
+    stretch: int
+    edit: Break
+    passes: bool = False
+    options: tuple[tuple[str, float], ...] = ()
+    shuffled: bool = False
+
+
+def nothing(_config: dict[str, Any]) -> None:
+    """Leave it."""
+
+
+def lists(long: list[float], short: list[float] | None, trained: int, stretch: int) -> Break:
     """Replace the scaling by longrope lists."""
 
     def edit(config: dict[str, Any]) -> None:
         rope = {
             "rope_type": "longrope",
-            "factor": 4.0,
-            "short_factor": short or divisors,
-            "long_factor": divisors,
-            "original_max_position_embeddings": 512,
+            "factor": float(stretch),
+            "short_factor": short or long,
+            "long_factor": long,
+            "original_max_position_embeddings": trained,
             "attention_factor": 1.0,
         }
+        theta = config["rope_parameters"]["rope_theta"]
         config["rope_scaling"] = rope
-        config["rope_parameters"] = {**rope, "rope_theta": config["rope_theta"]}
+        config["rope_parameters"] = {**rope, "rope_theta": theta}
 
     return edit
 
@@ -63,49 +120,60 @@ def window(size: int) -> Break:
     return edit
 
 
-def nothing(_config: dict[str, Any]) -> None:
-    """Leave it."""
-
-
-RANDOM = [random.Random(7).uniform(1, 4) for _ in range(32)]
-RAMP = [1 + 3 * i / 31 for i in range(32)]
-# name, method, target, what is done to the config, whether it must pass
-CASES: list[tuple[str, str, str, Break, bool]] = [
-    ("the source at its own length", "none", "512", nothing, True),
-    ("a good YaRN", "yarn", "4x", nothing, True),
-    ("extension lost: unmodified at 4x", "none", "4x", nothing, False),
-    ("theta lost: 1000 for 10000", "yarn", "4x", theta(1000.0), False),
-    ("PI at 8x, untuned", "pi", "8x", nothing, False),
-    ("a sliding window of 128", "yarn", "4x", window(128), False),
-    ("random divisors", "yarn", "4x", lists(RANDOM), False),
-    ("a longrope switch that breaks the cache", "yarn", "4x", lists(RAMP, [1.0] * 32), False),
-    ("temperature off by half", "yarn:temperature", "4x", nothing, False),
-]
+def cases(model: Model) -> list[Case]:
+    """The controls, the two that must pass first."""
+    k, trained = model.stretch, model.trained_length
+    rng = random.Random(7)
+    scattered = [rng.uniform(1, 4) for _ in range(model.pairs)]
+    ramp = [1 + (k - 1) * i / (model.pairs - 1) for i in range(model.pairs)]
+    return [
+        Case("the source at its own length", "none", 1, nothing, passes=True),
+        Case("a good YaRN", "yarn", k, nothing, passes=True),
+        Case(f"extension lost: unmodified at {k}x", "none", k, nothing),
+        Case("theta lost", "yarn", k, theta(model.lost_theta)),
+        Case("PI at 8x, untuned", "pi", 8, nothing),
+        Case(f"a sliding window of {model.window}", "yarn", k, window(model.window)),
+        Case("answers dealt to the wrong needles", "yarn", k, nothing, shuffled=True),
+        Case("random divisors", "yarn", k, lists(scattered, None, trained, k)),
+        Case("a longrope switch that breaks the cache", "yarn", k, lists(ramp, [1.0] * model.pairs, trained, k)),
+        Case("temperature off by half", "yarn", k, nothing, options=(("temperature", 0.57),)),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("bundled", "smollm2"), default="bundled")
+    parser.add_argument("--folder", type=Path, help="SmolLM2's folder; default: from the registry")
+    parser.add_argument("--text", type=Path, help="the text for it; default: Emma, from the registry")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", help="cases whose name contains this")
+    parser.add_argument("--windows", type=int, help="windows of the target length, instead of the tier's")
     parser.add_argument("--json", type=Path, help="write the verdicts here too")
     options = parser.parse_args(arguments)
+    model, text = chosen(options)
+    choices: dict[str, Any] = {"device": options.device}
+    if options.windows:
+        choices |= {"documents": options.windows, "fewer_documents": True}
     found: list[dict[str, Any]] = []
     wrong = []
-    for name, method, target, edit, passes in CASES:
+    for case in cases(model):
+        if options.only and options.only not in case.name:
+            continue
         start = time.perf_counter()
-        report = measure(method, target, edit)
-        judgement = report.judgement
+        judgement = (report := measure(case, model, text, choices)).judgement
         assert judgement is not None
-        failing = [f"{result.gate.name} {result.interval.value:.3g}" for result in judgement.results
-                   if result.verdict == "fail" and result.interval is not None]  # fmt: skip
-        row = {"case": name, "verdict": str(judgement.verdict), "gates": failing, "ppl": report.result.lengths[-1].ppl}
-        found.append({**row, "seconds": time.perf_counter() - start})
-        if (judgement.verdict == "pass") != passes or (not passes and not failing):
-            wrong.append(name)
-        sys.stderr.write(f"{found[-1]}\n")
-    lines = ["| case | verdict | gates that fail (value) | perplexity |", "|---|---|---|---|"]
-    lines += [
-        f"| {row['case']} | {row['verdict']} | {', '.join(row['gates']) or '-'} | {row['ppl']:.2f} |" for row in found
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
+        gates = {r.gate.name: r.interval.value for r in judgement.results if r.verdict == "fail" and r.interval}
+        undecided = [r.gate.name for r in judgement.results if r.verdict == "inconclusive"]
+        row = {"case": case.name, "verdict": str(judgement.verdict), "gates": gates, "inconclusive": undecided}
+        row |= {"ppl": report.result.lengths[-1].ppl, "seconds": time.perf_counter() - start}
+        found.append(row)
+        if (judgement.verdict == "pass") != case.passes or (not case.passes and not gates):
+            wrong.append(case.name)
+        sys.stderr.write(f"{row}\n")
+    print("| case | verdict | gates that fail (value) | perplexity at the target |\n|---|---|---|---|")
+    for row in found:
+        gates = ", ".join(f"{name} {value:.3g}" for name, value in row["gates"].items())
+        print(f"| {row['case']} | {row['verdict']} | {gates or '-'} | {row['ppl']:.2f} |")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     for name in wrong:
@@ -113,27 +181,66 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def measure(method: str, target: str, edit: Break) -> Any:
+def chosen(options: argparse.Namespace) -> tuple[Model, str]:
+    """The model and the text that it is verified on."""
+    if options.model == "bundled":
+        return Model("bundled", 512, 4, 128, 1000.0), bundled_text()
+    from tests import assets
+
+    folder = options.folder or assets.smollm2_folder()
+    text = options.text.read_text("utf-8") if options.text else assets.emma_text()
+    return Model(str(folder), 8192, 2, 2048, 10_000.0), text
+
+
+def measure(case: Case, model: Model, text: str, choices: dict[str, Any]) -> Any:
     """Convert, break, verify."""
-    name, _, option = method.partition(":")
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, dealt_wrongly(case.shuffled):
         out = Path(work) / "out"
-        extra = {"temperature": 0.57} if option else {}
-        ctxforge.extend("bundled", method=name, to=target, out=out, **extra)
+        length = case.stretch * model.trained_length
+        ctxforge.extend(model.source, method=case.method, to=str(length), out=out, **dict(case.options))
         config = json.loads((out / "config.json").read_text())
-        edit(config)
+        case.edit(config)
         (out / "config.json").write_text(json.dumps(config))
         # The recorded hashes would give every edit away: what is tested is what the measurements see.
         (out / "ctxforge.json").unlink()
-        length = 512 if target == "512" else 512 * int(target.removesuffix("x"))
         return pipeline.verify(
             out,
-            text=bundled_text(),
-            source="bundled",
-            trained_length=512,
+            text=text,
+            source=model.source,
+            trained_length=model.trained_length,
             target_length=length,
-            choices={"device": "cpu"},
+            choices=choices,
+            fresh=True,
         )
+
+
+@contextmanager
+def dealt_wrongly(really: bool) -> Iterator[None]:
+    """Inside, each needle of the result's haystacks is expected to hold the next one's answer; the source's are right.
+
+    A good model fails then, unless the verifier scores something else than the needle that it asks for.
+    """
+    plant, right = worker.plant, Worker._haystack
+
+    def rotated(*positional: Any, **named: Any) -> Any:
+        haystack = plant(*positional, **named)
+        answers = [needle.answer for needle in haystack.needles]
+        pairs = zip(haystack.needles, [*answers[1:], answers[0]], strict=True)
+        return replace(haystack, needles=tuple(replace(needle, answer=answer) for needle, answer in pairs))
+
+    def wrongly(self: Worker, unit: Any, tick: Any) -> dict[str, Any]:
+        worker.plant = rotated if unit.length == self.target_length else plant
+        try:
+            return right(self, unit, tick)
+        finally:
+            worker.plant = plant
+
+    if really:
+        Worker._haystack = wrongly  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Worker._haystack = right  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,6 +191,7 @@ def verify(
     gates: Mapping[str, Any] | None = None,
     strict: bool = False,
     fresh: bool = False,
+    lm_eval: Mapping[str, Any] | None = None,
     progress: VerifyProgress | None = None,
 ) -> VerifyReport:
     """Measure the checkpoint in `folder`, and judge it by the gates of a tier.
@@ -210,6 +211,8 @@ def verify(
         gates: thresholds of gates by name, as `read_gates` reads them from a file.
         strict: let an inconclusive gate count as a failed one.
         fresh: forget what an interrupted run of the same measurement left.
+        lm_eval: fields of `ExternalOptions` for what lm-eval is asked besides; the full tier asks RULER, LongBench and
+            multiple choice unless `tasks` names others.
         progress: called with (what, done, of how many).
 
     Raises:
@@ -217,6 +220,7 @@ def verify(
     """
     from ctxforge import verification
     from ctxforge.static_checks import check
+    from ctxforge.verification.external.hand_over import hand_over
     from ctxforge.verification.gates import tier as find_tier
     from ctxforge.verification.settings import tier_settings
     from ctxforge.verification.verdict import judged
@@ -234,6 +238,7 @@ def verify(
         raise UsageError(
             f"the trained length of {trained} exceeds the target of {target} tokens", "pass --to with a longer length"
         )
+    asked = hand_over(chosen, trained, target, {**(choices or {}), **(lm_eval or {})}, _root(local))
     failures = sum(one.verdict == "fail" for one in check(_root(local)).checks)
     if not chosen.needs_text:
         from ctxforge.verification.smoke import smoke
@@ -242,6 +247,13 @@ def verify(
         short = verification.VerifySettings(seeds=1, **quick)
         seen = smoke(_root(local), trained_length=trained, target_length=target, settings=short)
         return judged(seen, chosen, config_failures=failures, overrides=gates, strict=strict)
+    external = None
+    if asked is not None:
+        from ctxforge.verification.external import run_external
+
+        # First, because missing data is found out there.
+        origin_root = None if origin is None else _root(origin)
+        external = run_external(_root(local), options=asked, source=origin_root, progress=progress)
     report = verification.verify(
         _root(local),
         source_dir=None if origin is None else _root(origin),
@@ -252,6 +264,7 @@ def verify(
         fresh=fresh,
         progress=progress,
     )
+    report = replace(report, external=external)
     return judged(report, chosen, config_failures=failures, overrides=gates, strict=strict)
 
 

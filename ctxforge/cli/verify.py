@@ -49,6 +49,9 @@ from ctxforge.cli.output import Output, with_output
 @click.option("--protocol", "protocols", metavar="NAME,...", help="Perplexity protocols beside the one pass.")
 @click.option("--far-context/--no-far-context", default=None, help="LongPPL and the worth of far context.")
 @click.option("--source-curve/--no-source-curve", default=True, help="Run the source up to the target too.")
+@click.option("--lm-eval", metavar="NAME,...", help="Hand these over to lm-eval: ruler, longbench, short, or its own.")
+@click.option("--lm-eval-limit", type=int, help="Documents a task and, for RULER, length.")
+@click.option("--lm-eval-include", type=click.Path(path_type=Path), help="A folder with task files of your own.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--attention", default="auto", show_default=True, help="auto, or one of transformers' by its name.")
@@ -75,6 +78,9 @@ def command(
     report: Path | None,
     figures: Path | None,
     fresh: bool,
+    lm_eval: str | None,
+    lm_eval_limit: int | None,
+    lm_eval_include: Path | None,
     **options: Any,
 ) -> int:
     """Measure FOLDER and judge it: perplexity of a text at every length from one pass, retrieval, what short text lost.
@@ -110,6 +116,11 @@ def command(
             gates=gates,
             strict=strict,
             fresh=fresh,
+            lm_eval={
+                "lm_eval_tasks": _names(lm_eval),
+                "limit": lm_eval_limit,
+                "include_path": () if lm_eval_include is None else (str(lm_eval_include),),
+            },
             progress=progress,
         )
     judgement = found.judgement
@@ -141,13 +152,17 @@ def _choices(options: dict[str, Any]) -> dict[str, Any]:
     chosen = {names.get(name, name): value for name, value in options.items() if value is not None}
     for name in ("tasks", "protocols"):
         if name in chosen:
-            chosen[name] = tuple(part.strip() for part in str(chosen[name]).split(",") if part.strip())
+            chosen[name] = _names(chosen[name])
     chosen["task_data"] = tuple(_task_data(entry) for entry in options.get("task_data") or ())
     if "documents" in chosen:
         chosen["fewer_documents"] = False
     if "lengths" in chosen:
         chosen["lengths"] = tuple(parse_length(part) for part in str(chosen["lengths"]).split(","))
     return chosen
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (given or "").split(",") if part.strip())
 
 
 def _task_data(entry: str) -> tuple[str, Path]:

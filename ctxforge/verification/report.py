@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxforge.errors import InternalError
+from ctxforge.verification.external.result import ExternalReport
 from ctxforge.verification.gates.reach import EffectiveLength
 from ctxforge.verification.gates.types import Judgement
 from ctxforge.verification.measures import Measures
@@ -82,6 +83,7 @@ class VerifyReport:
         judgement: the gates with their verdicts; None when nothing was judged.
         effective: how far the gates hold; None likewise.
         notes: what was left out and why, a line each.
+        external: what lm-eval found; None when it was not asked.
     """
 
     protocol: Protocol
@@ -91,6 +93,7 @@ class VerifyReport:
     judgement: Judgement | None = None
     effective: EffectiveLength | None = None
     notes: tuple[str, ...] = ()
+    external: ExternalReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-serialisable data. Non-finite numbers become None.

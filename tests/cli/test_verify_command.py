@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -115,3 +116,64 @@ def test_the_smoke_tier_needs_no_text_and_sees_a_broken_cache(cli: Callable[...,
     verdicts = {gate["name"]: gate["verdict"] for gate in broken.document["report"]["judgement"]["gates"]}
     assert verdicts["cache"] == "fail"
     assert verdicts["finite"] == "pass"
+
+
+def test_tasks_protocols_and_far_context(cli: Callable[..., object], converted: Path, tmp_path: Path) -> None:
+    asked = ("--task", "passkey,uuid-needles", "--task-depths", "2", "--task-seeds", "1", "--protocol", "yarn,lm-eval")
+    ran = cli("verify", converted, *SMALL, *asked, "--far-context", "--json")
+    assert ran.code in (0, 1, 3), ran.err
+    found = ran.document["report"]
+    assert {score["task"] for score in found["result"]["tasks"]} == {"passkey", "uuid"}
+    assert {score["length"] for score in found["source"]["tasks"]} == {512}
+    assert {result["protocol"] for result in found["result"]["protocols"]} == {"yarn", "lm-eval"}
+    assert all(result["traps"] for result in found["result"]["protocols"])
+    assert found["result"]["far_context"]["tokens"] > 0
+    for wrong in (("--task", "passky"), ("--protocol", "yarm"), ("--task", "squad-qa")):
+        refused = cli("verify", converted, *SMALL, *wrong)
+        assert refused.code == 2, refused.err
+    assert "passkey" in cli("verify", converted, *SMALL, "--task", "passky").err
+    data = cli("verify", converted, *SMALL, "--task", "ruler-qa")
+    assert data.code == 2
+    assert "--task-data" in data.err
+
+
+def test_outputs_are_tried_before_anything_is_measured(
+    cli: Callable[..., object], converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctxforge.pipeline.verify", lambda *_args, **_options: pytest.fail("measured first"))
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for option in ("--report", "--junit", "--plot"):
+        ran = cli("verify", converted, *SMALL, option, blocked / "report.html")
+        assert ran.code == 5
+        assert "can't be written" in ran.err
+    assert cli("verify", converted, *SMALL, "--report", tmp_path).code == 5
+    assert blocked.read_text() == ""
+
+
+def test_nan_weights_fail_the_gate_on_finite_losses(cli: Callable[..., object], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    out = ctxforge.extend("bundled", method="yarn", to="2x", out=tmp_path / "out").out
+    (weights,) = out.glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][3] = torch.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    page = tmp_path / "page.html"
+    ran = cli("verify", out, *SMALL, "--task", "passkey", "--task-depths", "1", "--report", page, "--json")
+    assert ran.code == 1, ran.err
+    verdicts = {gate["name"]: gate["verdict"] for gate in ran.document["report"]["judgement"]["gates"]}
+    assert verdicts["finite"] == "fail"
+    assert ran.document["report"]["result"]["finite"] is False
+    assert "Traceback" not in ran.err
+    assert page.exists()
+
+
+def test_the_full_tier_says_what_it_needs(cli: Callable[..., object], converted: Path) -> None:
+    if importlib.util.find_spec("lm_eval") is not None:
+        pytest.skip("lm-eval is installed here")
+    ran = cli("verify", converted, "--tier", "full")
+    assert ran.code == 5
+    assert "lm-eval" in ran.err
+    assert "ctxforge-llm[eval]" in ran.err

@@ -168,7 +168,7 @@ TIERS: dict[str, Tier] = {
             short_documents=64,
             depths=10,
             seeds=10,
-            external=("ruler", "longbench"),
+            external=("ruler", "longbench", "short"),
         ),
     )
 }
