@@ -10,9 +10,10 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+from ctxforge.verification.external.options import ExternalOptions
+from ctxforge.verification.external.result import Average, ExternalReport, NotRun, TaskScore
 from ctxforge.verification.far_context import FarContext
 from ctxforge.verification.gates import (
     EffectiveLength,
@@ -213,46 +214,39 @@ def everything(words: str = "", report: VerifyReport | None = None) -> VerifyRep
     return dataclasses.replace(base, result=result, source=source, notes=(f"a task was left out {words}",))
 
 
-def external_report(words: str = "") -> Any:
+def external_report(words: str = "") -> ExternalReport:
     share = Interval(0.5, 0.4, 0.6, 100, "Wilson")
-    scored = {
-        "benchmark": "ruler",
-        "task": f"niah_single_1{words}",
-        "metric": "acc",
-        "filter": "none",
-        "length": 2048,
-        "asked": 2044,
-        "result": share,
-        "source": Interval(0.75, 0.7, 0.8, 100, "Wilson"),
-        "difference": Interval(-0.25, -0.3, -0.2, 100, "paired bootstrap"),
-        "documents": 101,
-        "left_out": 1,
-        "paired": 100,
-        "source_left_out": 3,
-        "traps": (f"spaces count {words}",),
-    }
-    lone = {
-        **scored,
-        "task": "piqa",
-        "length": None,
-        "asked": None,
-        "source": None,
-        "difference": None,
-        "source_left_out": None,
-    }
-    options = SimpleNamespace(dtype="float32", chat_template=False, fewshot=None, limit=101)
-    return SimpleNamespace(
+    ruler = TaskScore(
+        benchmark="ruler",
+        task=f"ruler_vt{words}",
+        metric="string_match_all",
+        filter="none",
+        length=2048,
+        asked=2044,
+        version="1",
+        result=share,
+        source=Interval(0.75, 0.7, 0.8, 100, "Wilson"),
+        difference=Interval(-0.25, -0.3, -0.2, 100, "paired bootstrap"),
+        documents=101,
+        left_out=1,
+        source_left_out=3,
+        paired=100,
+        longest=2040,
+        traps=(f"spaces count {words}",),
+    )
+    alone = {"source": None, "difference": None, "source_left_out": None, "traps": ()}
+    piqa = {"benchmark": "tasks", "task": "piqa", "metric": "acc", "length": None, "asked": None, **alone}
+    return ExternalReport(
         lm_eval="0.4.9",
-        options=options,
+        options=ExternalOptions(tasks=("ruler", "piqa"), lengths=(2048,), limit=101),
         limit=2048,
         source_limit=512,
-        scores=(
-            SimpleNamespace(**scored),
-            SimpleNamespace(**{**lone, "result": too_few(0.5, 2), "traps": ()}),
-        ),
-        averages=(SimpleNamespace(benchmark="ruler", length=2048, tasks=1, of=13, result=0.5, source=0.75),),
-        not_run=(SimpleNamespace(task="qa_1", length=2048, reason=f"no data {words}"),),
+        scores=(ruler, dataclasses.replace(ruler, **piqa, result=too_few(0.5, 2))),
+        averages=(Average("ruler", 2048, 1, 13, 0.5, 0.75),),
+        left_out=(),
+        not_run=(NotRun("ruler_qa_squad", 2048, f"no data {words}"),),
         device="cpu",
+        versions={"lm_eval": "0.4.9"},
         traps=(f"a trap of all {words}",),
     )
 

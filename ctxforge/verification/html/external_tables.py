@@ -18,9 +18,8 @@ def external_scores(found: ExternalReport | None) -> Table:
     scores = () if found is None else found.scores
     rows = tuple(
         (
-            score.task,
-            _length(score),
-            f"{score.metric}, {score.filter}" if score.filter not in ("", "none") else score.metric,
+            _name(score),
+            numbers.NONE if score.length is None else format_length(score.length),
             _score(score.source),
             _score(score.result),
             _difference(score.difference),
@@ -30,10 +29,11 @@ def external_scores(found: ExternalReport | None) -> Table:
         for score in scores
     )
     header = (
-        *("task", "context", "metric", "source (95 %)", "result (95 %)", "difference (95 %)"),
-        *("documents", "too long, left out"),
+        *("task, metric", "context", "source (95 %)", "result (95 %)", "difference (95 %)"),
+        *("documents", "left out"),
     )
-    return Table("Scores by task", header, rows)
+    note = "Left out: documents too long for the result, and for the source behind the bar." if rows else ""
+    return Table("Scores by task", header, rows, note=note)
 
 
 def external_averages(found: ExternalReport | None) -> Table:
@@ -42,8 +42,8 @@ def external_averages(found: ExternalReport | None) -> Table:
         (
             mean.benchmark,
             numbers.NONE if mean.length is None else format_length(mean.length),
-            numbers.NONE if mean.source is None else numbers.estimate(mean.source),
-            numbers.estimate(mean.result),
+            numbers.NONE if mean.source is None else _write(mean.source),
+            _write(mean.result),
             f"{mean.tasks} of {mean.of}" + ("" if mean.tasks == mean.of else ": not the published average"),
         )
         for mean in (() if found is None else found.averages)
@@ -89,15 +89,22 @@ def external_words(found: ExternalReport | None) -> str:
     return ", ".join(words) + "."
 
 
-def _length(score: TaskScore) -> str:
-    if score.length is None:
-        return numbers.NONE
-    asked = "" if score.asked in (None, score.length) else f" (asked for {score.asked})"
-    return format_length(score.length) + asked
+def _name(score: TaskScore) -> str:
+    """Task, metric and filter, where they are not what they always are."""
+    metric = "" if score.benchmark == "ruler" else f", {score.metric}"
+    return score.task + metric + ("" if score.filter in ("", "none") else f", {score.filter}")
 
 
 def _score(interval: Interval | None) -> str:
-    return numbers.NONE if interval is None else f"{numbers.estimate(interval.value)} ({numbers.bounds(interval)})"
+    if interval is None:
+        return numbers.NONE
+    between = numbers.bounds(interval, _write)
+    return f"{_write(interval.value)} ({between if '-' in between else between.replace(' to ', '–')})"
+
+
+def _write(value: float) -> str:
+    """Three decimals: nearly every metric lies between 0 and 1."""
+    return f"{value:.3f}" if abs(value) < 10 else numbers.estimate(value)
 
 
 def _difference(interval: Interval | None) -> str:
@@ -110,7 +117,7 @@ def _difference(interval: Interval | None) -> str:
 def _left_out(score: TaskScore) -> str:
     if score.source_left_out is None:
         return str(score.left_out)
-    return f"{score.left_out}, of the source's {score.source_left_out}"
+    return f"{score.left_out} | {score.source_left_out}"
 
 
 def _run(score: TaskScore) -> str:
