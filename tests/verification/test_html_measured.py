@@ -12,6 +12,8 @@ import pytest
 from ctxforge.verification.html import render_comparison, render_report
 from ctxforge.verification.html.protocol_tables import far_context, parameters_words, protocol_notes, protocol_scores
 from ctxforge.verification.html.task_tables import task_outputs, task_scores
+from ctxforge.verification.protocols.result import DocumentScore
+from ctxforge.verification.protocols.rolling import RollingResult, TextLength
 from ctxforge.verification.statistics import paired_bootstrap
 from ctxforge.verification.tables import render_table
 from ctxforge.verification.tasks import TASKS
@@ -122,6 +124,16 @@ def test_parameters_that_differ_by_length_are_told_apart() -> None:
     assert ways[0].startswith("512, 2k: stride 256")
     assert ways[1] == "2k: stride 2047"
     assert len(traps) == 2
+
+
+def test_lm_evals_own_units_stand_beside_its_protocol() -> None:
+    document = DocumentScore(1.0, 9.0, 9, 1)
+    rolling = RollingResult(
+        "lm-eval", 2048, {}, (), (document,), 1.0, math.e, 9, 1, "a pass", (TextLength(5, 30),), 6.05, 1.35, 0.433
+    )
+    result = dataclasses.replace(stored_report().result, protocols=(rolling,))
+    ((_, ways, _),) = protocol_notes([result])
+    assert ways[-1] == "as lm-eval reports it: result 6.05 a word, 0.433 bits a byte"
 
 
 def test_parameters_in_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,14 @@ def protocol_notes(models: Sequence[Measures]) -> list[tuple[str, tuple[str, ...
     The parameters are one line where they are the same at every length, else a line a length.
     """
     found: dict[str, tuple[dict[str, list[int]], dict[str, None]]] = {}
+    per_word: dict[str, list[str]] = {}
     for model in models:
         for result in model.protocols:
+            if (words := getattr(result, "word_perplexity", None)) is not None:
+                per_word.setdefault(result.protocol, []).append(
+                    f"{model.label} {numbers.perplexity(words)} a word, "
+                    f"{numbers.number(getattr(result, 'bits_per_byte', math.nan))} bits a byte"
+                )
             ways, traps = found.setdefault(result.protocol, ({}, {}))
             lengths = ways.setdefault(parameters_words(result.parameters), [])
             if result.length not in lengths:
@@ -67,9 +74,12 @@ def protocol_notes(models: Sequence[Measures]) -> list[tuple[str, tuple[str, ...
     return [
         (
             name,
-            tuple(
-                words if len(ways) == 1 else f"{', '.join(map(format_length, lengths))}: {words}"
-                for words, lengths in ways.items()
+            (
+                *(
+                    words if len(ways) == 1 else f"{', '.join(map(format_length, lengths))}: {words}"
+                    for words, lengths in ways.items()
+                ),
+                *(("as lm-eval reports it: " + "; ".join(per_word[name]),) if name in per_word else ()),
             ),
             tuple(traps),
         )
