@@ -101,7 +101,7 @@ def _protocols(models: list[Measures]) -> Table:
 
 
 def _external(report: VerifyReport) -> Table:
-    found = getattr(report, "external", None)
+    found = report.external
     rows: list[tuple[str, ...]] = []
     for score in () if found is None else found.scores:
         values = ("–" if i is None else f"{i.value:.3f}" for i in (score.source, score.result))

@@ -253,9 +253,7 @@ def external_report(words: str = "") -> ExternalReport:
 
 def with_external(report: VerifyReport, words: str = "") -> VerifyReport:
     """The report with scores that lm-eval handed over."""
-    copy = dataclasses.replace(report)
-    object.__setattr__(copy, "external", external_report(words))
-    return copy
+    return dataclasses.replace(report, external=external_report(words))
 
 
 def comparison_rows(names: tuple[str, ...] = ("none", "pi", "yarn"), words: str = "") -> list[ComparisonRow]:

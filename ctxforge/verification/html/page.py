@@ -49,7 +49,6 @@ def render_report(
     trained = protocol.trained_length
     found = rotary_tables(plan)
     method = str(plan.get("method", "method")) if plan is not None else ""
-    external = getattr(report, "external", None)
     captions = {
         PERPLEXITY: "Perplexity by position",
         RETRIEVAL: "Retrieval by context length and depth",
@@ -84,12 +83,12 @@ def render_report(
             far_context=protocol_tables.far_context(models),
             far_context_words=protocol_tables.far_context_words(models),
             far_context_traps=protocol_tables.FAR_CONTEXT_TRAPS,
-            external=external_tables.external_scores(external),
-            external_averages=external_tables.external_averages(external),
-            external_not_run=external_tables.external_not_run(external),
-            external_traps=external_tables.external_traps(external),
-            external_words=external_tables.external_words(external),
-            notes=getattr(report, "notes", ()),
+            external=external_tables.external_scores(report.external),
+            external_averages=external_tables.external_averages(report.external),
+            external_not_run=external_tables.external_not_run(report.external),
+            external_traps=external_tables.external_traps(report.external),
+            external_words=external_tables.external_words(report.external),
+            notes=report.notes,
             rotation=tables.rotation(found),
             by_pair=tables.lambda_by_pair(labelled(method, found)),
             protocol=tables.protocol(protocol, report.result),
