@@ -72,7 +72,7 @@ RULES = {"causal": causal, "window 37": window(37), "window 300": window(300), "
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
-    ("heads", "shared", "length", "width"), [(9, 3, 515, 64), (4, 4, 256, 80), (8, 2, 301, 128), (2, 1, 1, 64)]
+    ("heads", "shared", "length", "width"), [(9, 3, 1100, 64), (4, 4, 256, 80), (8, 2, 301, 128), (2, 1, 1, 64)]
 )
 @pytest.mark.parametrize("extra", ["plain", "softcap", "sinks", "both"])
 def test_equals_the_definition(rule: str, heads: int, shared: int, length: int, width: int, extra: str) -> None:
@@ -163,6 +163,27 @@ def test_a_window_is_planned_as_a_band_with_one_mask() -> None:
         rows, keys = (torch.arange(s.start, s.stop) for s in (band.rows, band.keys))
         assert torch.equal(band.whole(), rule(0, 0, rows[:, None], keys))
     assert planned[0].open == 1
+
+
+def test_runs_of_a_window_are_few_and_cover_every_band() -> None:
+    planned = plan(window(1024), 4096 + 100)
+    found = list(bands.runs(planned))
+    assert [band for run in found for band in run] == planned
+    # The causal start, the shifted bands, and the short last block.
+    assert [len(run) for run in found] == [4, 12, 1]
+    assert [bands.is_causal(run) for run in found] == [True, False, False]
+    assert not bands.is_causal(plan(window(200), 256))
+
+
+def test_runs_with_a_gap_are_not_merged() -> None:
+    """Rows that all see the same last keys, and not keys that move with them."""
+    q, k, v = draw(4, 2, 1000, 16)
+
+    def rule(_b: Any, _h: Any, q: Any, k: Any) -> Any:
+        return (k <= 255) & (q >= 0)
+
+    planned = plan(rule, 1000)
+    assert (blocked_attention(q, k, v, bands=planned) - dense(q, k, v, rule, 0.25)).abs().max() < 1e-5
 
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -267,6 +288,6 @@ def test_worth_it_where_stock_attention_wastes_work() -> None:
     assert not worth_it(build("mistral"), 2047)
     assert not worth_it(tiny("mistral", sliding_window=None, head_dim=16), 1 << 20)
     assert not worth_it(tiny("qwen2", use_sliding_window=False, sliding_window=24), 1 << 20)
-    assert worth_it(build("gemma2"), 1024)
-    assert worth_it(build("gpt-oss"), 1024)
-    assert not worth_it(build("gpt-oss"), 1023)
+    assert worth_it(build("gemma2"), 2048)
+    assert worth_it(build("gpt-oss"), 2048)
+    assert not worth_it(build("gpt-oss"), 2047)

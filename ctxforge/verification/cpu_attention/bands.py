@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,3 +75,47 @@ def causal_bands(length: int) -> Iterator[Band]:
     for start in range(0, length, BAND_ROWS):
         stop = min(start + BAND_ROWS, length)
         yield Band(slice(start, stop), slice(0, stop), start, corner[: stop - start, : stop - start])
+
+
+def runs(bands: Sequence[Band]) -> Iterator[list[Band]]:
+    """Consecutive bands that are one another shifted: of one shape and mask, as far apart in keys as in rows.
+
+    A call into the kernel then serves them all. The bands from the first on that are plainly causal are a run too.
+    """
+    run: list[Band] = []
+    for band in bands:
+        if run and not (_continues(run, band) or (is_causal(run) and is_causal([*run, band]))):
+            yield run
+            run = []
+        run.append(band)
+    if run:
+        yield run
+
+
+def is_causal(run: Sequence[Band]) -> bool:
+    """Whether these bands together are causal attention from the first row on."""
+    return run[0].rows.start == 0 and _is_triangle(run[0]) and _is_triangle(run[-1])
+
+
+def _is_triangle(band: Band) -> bool:
+    """Whether these rows see every key up to their own."""
+    count = band.rows.stop - band.rows.start
+    # The triangle's first column is open to all its rows.
+    if band.keys != slice(0, band.rows.stop) or band.open != band.rows.start + 1:
+        return False
+    if band.mask is None:
+        return count == 1
+    triangle = torch.ones(count, count, dtype=torch.bool).tril_()
+    return bool(torch.equal(band.mask, triangle[:, 1:]))
+
+
+def _continues(run: Sequence[Band], band: Band) -> bool:
+    last = run[-1]
+    step = band.rows.start - last.rows.start
+    return (
+        last.mask is band.mask
+        and last.open == band.open
+        and last.keys.start + step == band.keys.start
+        and last.keys.stop + step == band.keys.stop
+        and last.rows.stop - last.rows.start == band.rows.stop - band.rows.start
+    )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ctxforge.errors import UnsupportedError
-from ctxforge.verification.cpu_attention.bands import Band, causal_bands
+from ctxforge.verification.cpu_attention.bands import Band, causal_bands, is_causal, runs
 
 # Scores held at once where they are explicit, all heads together: 128 MB in float32.
 _SCORES = 1 << 25
@@ -63,19 +63,48 @@ def blocked_attention(
     places = out.permute(0, 2, 3, 1, 4)
     factor = width**-0.5 if scale is None else scale
     explicit = softcap is not None or value.shape[-1] != width
-    if bands is None and not explicit:
-        # The kernel walks keys faster where a head's rows are adjacent.
-        found = _kernel(query.contiguous(), key.contiguous(), value.contiguous(), factor, None, True, sinks)
-        places.copy_(found.reshape(batch, shared, group, length, width))
-        return out.flatten(2, 3)
-    for band in causal_bands(length) if bands is None else bands:
-        seen = key[:, :, band.keys], value[:, :, band.keys]
-        if explicit:
+    if explicit:
+        for band in causal_bands(length) if bands is None else bands:
+            seen = key[:, :, band.keys], value[:, :, band.keys]
             found = _explicit(query[:, :, band.rows], *seen, factor, band, softcap, sinks)
+            places[:, :, :, band.rows] = found.reshape(batch, shared, group, -1, value.shape[-1])
+        return out.flatten(2, 3)
+    for run in [None] if bands is None else runs(bands):
+        if run is None or is_causal(run):
+            rows = slice(0, length if run is None else run[-1].rows.stop)
+            # The kernel walks keys faster where a head's rows are adjacent.
+            mine, seen = query[:, :, rows].contiguous(), (key[:, :, rows].contiguous(), value[:, :, rows].contiguous())
+            found = _kernel(mine, *seen, factor, None, True, sinks)
         else:
-            found = _kernel(query[:, :, band.rows], *seen, factor, band.whole(), False, sinks)
-        places[:, :, :, band.rows] = found.reshape(batch, shared, group, -1, value.shape[-1])
+            rows = slice(run[0].rows.start, run[-1].rows.stop)
+            found = _shifted(query[:, :, rows], key, value, factor, run, sinks)
+        places[:, :, :, rows] = found.reshape(batch, shared, group, -1, width)
     return out.flatten(2, 3)
+
+
+def _shifted(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    run: list[Band],
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """The bands of a run as one batch: overlapping views of the keys, no copies. Returns [N, group, rows, d]."""
+    first, count = run[0], len(run)
+    size = first.keys.stop - first.keys.start
+    step = first.rows.stop - first.rows.start
+    mask = first.whole()
+    out = torch.empty_like(query)
+    for number in range(query.shape[0]):
+        keys, values = (
+            x[number, 0, first.keys.start : run[-1].keys.stop].unfold(0, size, step).transpose(1, 2).unsqueeze(1)
+            for x in (key, value)
+        )
+        rows = query[number].reshape(-1, count, step, query.shape[-1]).transpose(0, 1)
+        found = _kernel(rows, keys, values, scale, mask, False, None if sinks is None else sinks[number])
+        out[number] = found.transpose(0, 1).flatten(1, 2)
+    return out
 
 
 def _kernel(
@@ -87,7 +116,7 @@ def _kernel(
     causal: bool,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """torch's own kernel on query [N, group, rows, d], key and value [N, 1, keys, d]."""
+    """torch's own kernel on query [N, group, rows, d], key and value [N, 1, keys, d], sinks [N or none, group, 1]."""
     group = query.shape[1]
     key, value = key.expand(-1, group, -1, -1), value.expand(-1, group, -1, -1)
     if sinks is None:

@@ -16,7 +16,7 @@ from ctxforge.verification.cpu_attention.blocks import blocked_attention
 # transformers gives names with "flash", "sdpa" or "/" in them a meaning of their own.
 ATTENTION_NAME = "ctxforge_cpu_blocks"
 # Below these lengths (measured) stock attention is as fast.
-_SHORTEST_WINDOWED, _SHORTEST_EAGER = 2048, 1024
+_SHORTEST_WINDOWED, _SHORTEST_EAGER = 2048, 2048
 
 _REMEDY = "Use the model's stock attention."
 
