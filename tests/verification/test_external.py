@@ -340,6 +340,9 @@ try:
     run_external(bundled_model(), options=external_options(["arc_easy"], [], device="cpu"))
 except ResourceError as error:
     print(error.cause, "|", error.remedy)
+tasks = ("niah_single_2", "niah_multivalue")
+found = run_external(bundled_model(), options=external_options(tasks, [200, 400], skip_missing=True, device="cpu"))
+print([(each.task, each.length, "essays" in each.reason) for each in found.not_run], found.scores)
 """
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
@@ -353,6 +356,8 @@ except ResourceError as error:
     assert "the data of arc_easy can't be had" in done.stdout
     assert "allenai/ai2_arc" in done.stdout
     assert "include_path" in done.stdout
+    absent = [(task, length, True) for task in ("niah_single_2", "niah_multivalue") for length in (200, 400)]
+    assert done.stdout.splitlines()[1] == f"{absent} ()"
 
 
 @engine

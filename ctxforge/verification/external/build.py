@@ -31,6 +31,7 @@ OFFLINE = (
     "Connect, or point HF_HOME at a cache that holds it and set HF_DATASETS_OFFLINE=1 and HF_HUB_OFFLINE=1; or give "
     "`include_path` a folder with a task of that name over a local copy."
 )
+_GONE = "can't be had"
 _SCORED = ("multiple_choice", "loglikelihood", "generate_until")
 
 
@@ -72,7 +73,7 @@ def build_jobs(
     missing: list[NotRun] = []
     for name in options.names:
         if name not in RULER:
-            jobs += [Job(task, made) for task, made in _load(manager, name, name, None, options, missing)]
+            jobs += [Job(task, made) for task, made in _load(manager, name, None, options, missing)]
             continue
         _refuse_remote_code(folder, options)
         for length in options.lengths:
@@ -82,8 +83,12 @@ def build_jobs(
             if reason is not None:
                 missing.append(NotRun(name, length, reason))
                 continue
+            gone = _gone_before(name, missing)
+            if gone is not None:
+                missing.append(NotRun(name, length, gone))
+                continue
             asked["max_seq_lengths"] = [ask]
-            for task, made in _load(manager, name, name, length, options, missing):
+            for task, made in _load(manager, name, length, options, missing):
                 _check_length(made, ask)
                 jobs.append(Job(task, made, length, ask))
     for job in jobs:
@@ -136,19 +141,22 @@ def _manager(options: ExternalOptions, asked: dict[str, Any]) -> Any:
 
 
 def _load(
-    manager: Any, name: str, label: str, length: int | None, options: ExternalOptions, missing: list[NotRun]
+    manager: Any, name: str, length: int | None, options: ExternalOptions, missing: list[NotRun]
 ) -> list[tuple[str, Any]]:
     if name not in manager.all_tasks:
         near = difflib.get_close_matches(name, manager.all_tasks, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "See `lm-eval ls tasks` for the names."
         raise UsageError(f"lm-eval knows no task {name!r}.", hint)
-    where = label if length is None else f"{label} at {length} tokens"
+    where = name if length is None else f"{name} at {length} tokens"
+    broken = import_module("datasets.exceptions").DatasetsError
     try:
         with own_randomness(options.seed), quiet_lm_eval(), contextlib.redirect_stderr(io.StringIO()):
             return list(manager.load([name])["tasks"].items())
     except CtxforgeError:
         raise
-    except (ImportError, LookupError, OSError) as error:
+    except (KeyError, IndexError) as error:
+        raise UsageError(f"lm-eval cannot build {where}: {error!r}", "Mend the task's file.") from error
+    except (ImportError, LookupError, OSError, broken) as error:
         failed = _missing(where, name, error)
         if not options.skip_missing:
             raise failed from error
@@ -162,11 +170,20 @@ def _load(
         return []
 
 
+def _gone_before(name: str, missing: list[NotRun]) -> str | None:
+    """Why data that this RULER task shares could not be had before: asking again costs half a minute a length."""
+    data = RULER[name].data
+    for each in missing:
+        if data is not None and each.task in RULER and RULER[each.task].data == data and _GONE in each.reason:
+            return each.reason
+    return None
+
+
 def _missing(where: str, name: str, error: Exception) -> ResourceError:
     if isinstance(error, ImportError):
         return ResourceError(f"{where} needs a package that is not installed: {error}", f"Install it: {EXTRA}")
     data = RULER[name].data if name in RULER else None
-    return ResourceError(f"the data of {where} can't be had{f' ({data})' if data else ''}: {error}", OFFLINE)
+    return ResourceError(f"the data of {where} {_GONE}{f' ({data})' if data else ''}: {error}", OFFLINE)
 
 
 def _refuse_remote_code(folder: Path, options: ExternalOptions) -> None:
