@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ctxforge.errors import UsageError
+from ctxforge.verification.expanded_heads import expanded_heads, needs_expanding
 
 
 @contextmanager
@@ -23,6 +24,10 @@ def attention_for(model: Any, name: str, length: int) -> Iterator[str]:
         UsageError: the model or this machine does not have it.
     """
     before = str(getattr(model.config, "_attn_implementation", "unknown"))
+    if name == "auto" and needs_expanding(model):
+        with expanded_heads(model) as chosen:
+            yield chosen
+        return
     del length
     if name in ("auto", before):
         yield before

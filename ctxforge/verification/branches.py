@@ -247,6 +247,10 @@ def _context_rows(
     query, key, value = query[:, :, :context], key[:, :, :context], value[:, :, :context]
     if rule.causal and core.plain:
         shared = key.shape[1] != query.shape[1]
+        if shared and query.is_cuda and query.dtype == torch.float32:
+            # No kernel without an [L, L] matrix takes both, see `expanded_heads`.
+            each, shared = query.shape[1] // key.shape[1], False
+            key, value = key.repeat_interleave(each, dim=1), value.repeat_interleave(each, dim=1)
         found = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=core.scale, enable_gqa=shared)
         out[:, :context] = found.transpose(1, 2)
         return
