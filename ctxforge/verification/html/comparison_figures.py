@@ -121,7 +121,8 @@ def _lines(name: str, drawn: Drawn, bands: str, trained_length: int, *, width: f
             mark=trained_length,
             width=width,
             heading=heading,
-            note=(f"Bands: {bands}. " if bands else "") + "Grey: the other methods, the clearer line the unmodified model.",
+            note=(f"Bands: {bands}. " if bands else "")
+            + "Grey: the other methods, the clearer line the unmodified model.",
         )
     return found
 
