@@ -104,7 +104,7 @@ def _is_triangle(band: Band) -> bool:
     if band.keys != slice(0, band.rows.stop) or band.open != band.rows.start + 1:
         return False
     if band.mask is None:
-        return count == 1
+        return bool(count == 1)
     triangle = torch.ones(count, count, dtype=torch.bool).tril_()
     return bool(torch.equal(band.mask, triangle[:, 1:]))
 
