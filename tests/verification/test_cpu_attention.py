@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctxforge.errors import UnsupportedError
@@ -126,7 +126,8 @@ def test_a_window_off_by_one_is_noticed(off: int, softcap: float | None) -> None
     assert (found - dense(q, k, v, window(50), 0.125, softcap)).abs().max() > 1e-2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
+@example(1, 1, 3, 8, 1, 1, 2, None, None)
 @given(
     shared=st.integers(1, 3),
     group=st.integers(1, 4),

@@ -84,7 +84,7 @@ def runs(bands: Sequence[Band]) -> Iterator[list[Band]]:
     """
     run: list[Band] = []
     for band in bands:
-        if run and not (_continues(run, band) or (is_causal(run) and is_causal([*run, band]))):
+        if run and not (is_causal([*run, band]) or (_continues(run, band) and not (len(run) > 1 and is_causal(run)))):
             yield run
             run = []
         run.append(band)
@@ -93,7 +93,8 @@ def runs(bands: Sequence[Band]) -> Iterator[list[Band]]:
 
 
 def is_causal(run: Sequence[Band]) -> bool:
-    """Whether these bands together are causal attention from the first row on."""
+    """Whether a run of `runs` is causal attention from the first row on."""
+    # Bands that are one another shifted see no first key but in their first: the ends tell.
     return run[0].rows.start == 0 and _is_triangle(run[0]) and _is_triangle(run[-1])
 
 
