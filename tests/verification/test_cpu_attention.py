@@ -187,6 +187,16 @@ def test_runs_with_a_gap_are_not_merged() -> None:
     assert (blocked_attention(q, k, v, bands=planned) - dense(q, k, v, rule, 0.25)).abs().max() < 1e-5
 
 
+def test_a_causal_block_behind_chunks_is_no_causal_run() -> None:
+    q, k, v = draw(4, 2, 1000, 16)
+
+    def rule(_b: Any, _h: Any, q: Any, k: Any) -> Any:
+        return (k <= q) & ((k // 256 == q // 256) | (q >= 512))
+
+    assert [len(run) for run in bands.runs(plan(rule, 1000))] == [2, 1, 1]
+    assert (blocked_attention(q, k, v, bands=plan(rule, 1000)) - dense(q, k, v, rule, 0.25)).abs().max() < 1e-5
+
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"rope_parameters": YARN}),
     "mistral": ("mistral", {"sliding_window": 24, "head_dim": 16}),

@@ -84,7 +84,11 @@ def runs(bands: Sequence[Band]) -> Iterator[list[Band]]:
     """
     run: list[Band] = []
     for band in bands:
-        if run and not (is_causal([*run, band]) or (_continues(run, band) and not (len(run) > 1 and is_causal(run)))):
+        causal = bool(run) and is_causal(run)
+        more = (causal and _is_triangle(band)) or (
+            bool(run) and _continues(run, band) and not (causal and len(run) > 1)
+        )
+        if run and not more:
             yield run
             run = []
         run.append(band)
