@@ -85,6 +85,19 @@ def test_ruler_is_asked_for_less_only_at_a_limit() -> None:
         asked_length(60, (60,), 60)
 
 
+def test_what_is_reserved_around_a_ruler_prompt() -> None:
+    from transformers import AutoTokenizer
+
+    from ctxforge.verification.external.room import reserve
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model())
+    assert reserve("ruler_fwe", tokenizer, chat_template=False) == 50 + 8
+    # A byte a token: "The special magic number for ... is" around a word of 29 letters, and 8 for the seam.
+    assert reserve("niah_single_1", tokenizer, chat_template=False) == 63 + 29 + 8
+    # 4096 must stay 4096: below it, lm-eval draws other frequencies.
+    assert reserve("ruler_cwe", tokenizer, chat_template=False) == 0
+
+
 def samples(values: list[float], *, metric: str = "acc", key: str = "none", salt: str = "") -> list[dict[str, Any]]:
     return [
         {"doc_id": n, "doc_hash": f"{salt}{n}", "filter": key, "metrics": [metric], metric: value}
