@@ -72,9 +72,10 @@ def _short_context(report: VerifyReport) -> Table:
 
 
 def _tasks(models: list[Measures]) -> Table:
-    asked = dict.fromkeys((score.task, score.length) for model in models for score in model.tasks)
+    asked = {(score.task, score.length) for model in models for score in model.tasks}
+    order = list(dict.fromkeys(score.task for model in models for score in model.tasks))
     rows: list[tuple[str, ...]] = []
-    for task, length in asked:
+    for task, length in sorted(asked, key=lambda key: (order.index(key[0]), key[1])):
         found = [[s.exact for s in model.tasks if (s.task, s.length) == (task, length)] for model in models]
         cells = [f"{sum(hits)}/{len(hits)}" if hits else "–" for hits in found]
         rows.append((task, format_length(length), *cells))
