@@ -103,9 +103,12 @@ def command(
     if report is not None:
         _write(ui, found, document, report, source)
     if figures is not None:
+        from ctxforge.comparison import SCORE
         from ctxforge.verification.html import comparison_figures
 
-        drawn = comparison_figures(found.rows, trained_length=found.trained_length, target_length=found.target_length)
+        drawn = comparison_figures(
+            found.rows, trained_length=found.trained_length, target_length=found.target_length, score=SCORE
+        )
         write_figures(ui, figures, drawn)
     ui.document("ok", document)
 

@@ -13,6 +13,7 @@ from ctxforge.verification.measures import Measures
 from ctxforge.verification.perplexity import Losses, by_bucket, by_length
 from ctxforge.verification.protocols.longppl import LongPPLSettings
 from ctxforge.verification.protocols.result import DocumentScore, ProtocolResult
+from ctxforge.verification.protocols.rolling import RollingResult, TextLength
 from ctxforge.verification.scored import ScoredAnswer, grid
 from ctxforge.verification.settings import short_window_length
 from ctxforge.verification.tasks.types import PromptScore
@@ -22,7 +23,7 @@ from ctxforge.verification.worker import Worker
 Values = Mapping[str, Mapping[str, Any]]
 
 
-def assemble(worker: Worker, units: Sequence[Unit], values: Values, label: str, attention: str) -> Measures:
+def assemble(worker: Worker, units: Sequence[Unit], values: Values, label: str) -> Measures:
     """Everything that was measured of one model.
 
     Args:
@@ -30,7 +31,6 @@ def assemble(worker: Worker, units: Sequence[Unit], values: Values, label: str, 
         units: all units, in order.
         values: of every unit, by key.
         label: the model's name in the result.
-        attention: how attention was computed.
     """
     settings, trained, target = worker.settings, worker.trained_length, worker.target_length
 
@@ -61,10 +61,11 @@ def assemble(worker: Worker, units: Sequence[Unit], values: Values, label: str, 
         beyond=tuple(_mean(window[trained - 1 :]) for window in windows if len(window) >= trained),
         truncated=tuple(truncated),
         cache_difference=values["cache-0-0"]["difference"],
+        cache_rounding=values["cache-0-0"]["rounding"],
         passes="one pass" if worker.runner.prefix_invariant else "one pass a length",
         retrieval_way=str(haystacks[0]["way"]) if haystacks else "",
         head=worker.runner.head_kind,
-        attention=attention,
+        attention=worker.attention,
         dtype=str(worker.model.dtype).removeprefix("torch."),
         finite=all(map(math.isfinite, numbers)) and all(bool(np.isfinite(window).all()) for window in windows),
         tasks=tuple(tasks),
@@ -88,7 +89,10 @@ def _at(curve: Mapping[int, Losses], length: int, target: int) -> Losses:
 
 def _protocol(data: Mapping[str, Any]) -> ProtocolResult:
     documents = tuple(DocumentScore(**document) for document in data["documents"])
-    return ProtocolResult(**{**data, "documents": documents, "traps": tuple(data["traps"])})
+    common = {**data, "documents": documents, "traps": tuple(data["traps"])}
+    if "word_perplexity" in data:
+        return RollingResult(**{**common, "lengths": tuple(TextLength(**length) for length in data["lengths"])})
+    return ProtocolResult(**common)
 
 
 def _losses(values: Sequence[float]) -> Losses:

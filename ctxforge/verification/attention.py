@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from ctxforge.errors import UsageError
+from ctxforge.verification.cpu_attention import cpu_attention, worth_it
 from ctxforge.verification.expanded_heads import expanded_heads, needs_expanding
 
 
 @contextmanager
-def attention_for(model: Any, name: str, length: int) -> Iterator[str]:
+def attention_for(model: Any, name: str, length: int, *, cacheless: bool = True) -> Iterator[str]:
     """Inside, `model` attends as asked; the name of what it attends with, for the report.
 
     Args:
@@ -19,6 +20,7 @@ def attention_for(model: Any, name: str, length: int) -> Iterator[str]:
         name: "auto" for the fastest that computes the same here, or an implementation of transformers by its name,
             such as "eager", "sdpa", "flash_attention_2" or "kernels-community/flash-attn3".
         length: of the longest pass, in tokens.
+        cacheless: whether nothing inside keeps a KV cache, which the blocked attention for CPUs does not serve.
 
     Raises:
         UsageError: the model or this machine does not have it.
@@ -28,7 +30,10 @@ def attention_for(model: Any, name: str, length: int) -> Iterator[str]:
         with expanded_heads(model) as chosen:
             yield chosen
         return
-    del length
+    if name == "auto" and cacheless and worth_it(model, length):
+        with cpu_attention(model) as chosen:
+            yield chosen
+        return
     if name in ("auto", before):
         yield before
         return

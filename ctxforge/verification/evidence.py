@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ctxforge.verification.cache_check import beyond_rounding
 from ctxforge.verification.gates.measurement import Measurement, difference, exact, ratio
 from ctxforge.verification.measures import Measures
 from ctxforge.verification.perplexity import BucketScore
@@ -33,7 +34,7 @@ def measurements(
     if result.cache_difference is None:
         missing["cache_difference"] = "this model keeps no cache that could be compared"
     else:
-        found["cache_difference"] = exact(result.cache_difference)
+        found["cache_difference"] = exact(beyond_rounding(result.cache_difference, result.cache_rounding))
     _use(found, missing, result, source)
     _short(found, missing, result, source)
     _long(found, missing, result, source, trained_length, length)

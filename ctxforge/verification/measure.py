@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ctxforge.verification.assemble import assemble
-from ctxforge.verification.attention import attention_for
 from ctxforge.verification.journal import Journal
 from ctxforge.verification.measures import Measures
 from ctxforge.verification.onepass import Tick
@@ -57,24 +56,23 @@ def evaluate_model(
     settings, scope = settings or VerifySettings(), scope or Scope()
     journal, processes = journal or Journal(), processes or Processes()
     tokens = prepare_text(tokenizer, text, target_length, settings) if isinstance(text, str) else text
-    with attention_for(model, settings.attention, target_length) as attention:
-        worker = Worker(model, tokenizer, tokens, trained_length, target_length, settings, scope)
-        size = short_window_length(settings, trained_length, target_length)
-        units = plan_units(
-            settings,
-            scope,
-            trained_length,
-            target_length,
-            short_windows=max(1, min(settings.short_windows, tokens.windows_of(size))),
-            prefix_invariant=worker.runner.prefix_invariant,
-        )
-        known = processes.everywhere(journal.read())
-        missing = [unit for unit in units if unit.key not in known]
-        found: dict[str, Any] = {}
-        for unit in shared_out(missing, processes.count)[processes.rank]:
-            found[unit.key] = worker.compute(unit, _tick(progress, f"{label}: {unit.title}"))
-            journal.write(unit.key, found[unit.key])
-        return assemble(worker, units, {**known, **processes.together(found)}, label, attention)
+    worker = Worker(model, tokenizer, tokens, trained_length, target_length, settings, scope)
+    size = short_window_length(settings, trained_length, target_length)
+    units = plan_units(
+        settings,
+        scope,
+        trained_length,
+        target_length,
+        short_windows=max(1, min(settings.short_windows, tokens.windows_of(size))),
+        prefix_invariant=worker.runner.prefix_invariant,
+    )
+    known = processes.everywhere(journal.read())
+    missing = [unit for unit in units if unit.key not in known]
+    found: dict[str, Any] = {}
+    for unit in shared_out(missing, processes.count)[processes.rank]:
+        found[unit.key] = worker.compute(unit, _tick(progress, f"{label}: {unit.title}"))
+        journal.write(unit.key, found[unit.key])
+    return assemble(worker, units, {**known, **processes.together(found)}, label)
 
 
 def prepare_text(

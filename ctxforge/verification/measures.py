@@ -26,6 +26,7 @@ class Measures:
         beyond: mean loss of the tokens beyond the trained length, window by window, with the whole context.
         truncated: the same tokens with the last trained length of context only; empty unless it was asked for.
         cache_difference: see `cache_check`; None for a model that keeps no cache.
+        cache_rounding: see `cache_check`; 0 in float32.
         passes: "one pass" when the longest pass gave every length, "one pass a length" when it could not.
         retrieval_way: how the grid was computed; empty when it was not.
         head: "sliced" or "full", see `OnePass.head_kind`.
@@ -56,3 +57,4 @@ class Measures:
     tasks: tuple[PromptScore, ...] = ()
     protocols: tuple[ProtocolResult, ...] = ()
     far_context: FarContext | None = None
+    cache_rounding: float = 0.0

@@ -11,6 +11,7 @@ import numpy as np
 
 from ctxforge.errors import UnsupportedError, UsageError
 from ctxforge.verification import retrieval
+from ctxforge.verification.attention import attention_for
 from ctxforge.verification.cache_check import cache_difference
 from ctxforge.verification.needles import Haystack, plant
 from ctxforge.verification.onepass import OnePass, Tick
@@ -22,6 +23,9 @@ from ctxforge.verification.settings import VerifySettings, measured_lengths
 from ctxforge.verification.tasks import Frame, build_all, find_task, score
 from ctxforge.verification.text import TokenText
 from ctxforge.verification.units import Scope, Unit
+
+# Units that keep no KV cache anywhere.
+_CACHELESS = ("window", "short", "truncated", "protocol")
 
 
 class Worker:
@@ -54,6 +58,12 @@ class Worker:
         self.runner = OnePass(model, settings.head_slice, longest=target_length)
 
     @cached_property
+    def attention(self) -> str:
+        """What the long passes attend with."""
+        with attention_for(self.model, self.settings.attention, self.target_length) as name:
+            return name
+
+    @cached_property
     def way(self) -> str:
         """How the retrieval grid is computed on this model."""
         return retrieval.choose_way(self.runner)
@@ -66,6 +76,7 @@ class Worker:
     def compute(self, unit: Unit, tick: Tick | None = None) -> dict[str, Any]:
         """The unit's value; the model's state, where it has any, is that of a short input before and after."""
         self.runner.settle()
+        cacheless = unit.kind in _CACHELESS
         kinds = {
             "window": self._window,
             "short": self._short,
@@ -75,7 +86,8 @@ class Worker:
             "protocol": self._protocol,
             "cache": self._cache,
         }
-        value = kinds[unit.kind](unit, tick)
+        with attention_for(self.model, self.settings.attention, self.target_length, cacheless=cacheless):
+            value = kinds[unit.kind](unit, tick)
         self.runner.settle()
         return value
 
@@ -130,7 +142,8 @@ class Worker:
         return {"results": [dataclasses.asdict(one) for one in found]}
 
     def _cache(self, _unit: Unit, _tick: Tick | None) -> dict[str, Any]:
-        return {"difference": cache_difference(self.model, self.tokens.body, self.trained_length, self.target_length)}
+        found = cache_difference(self.model, self.tokens.body, self.trained_length, self.target_length)
+        return {"difference": found and found.largest, "rounding": found.rounding if found else 0.0}
 
 
 def task_frame(tokenizer: Any, settings: VerifySettings) -> Frame:

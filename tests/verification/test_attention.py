@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from ctxforge.errors import UnsupportedError, UsageError
-from ctxforge.verification import expanded_heads
+from ctxforge.sources import bundled_model, bundled_text
+from ctxforge.verification import VerifySettings, evaluate_model, expanded_heads
 from ctxforge.verification.attention import attention_for
-from ctxforge.verification.cache_check import cache_difference
+from ctxforge.verification.cache_check import beyond_rounding, cache_difference
+from ctxforge.verification.load import load_model, load_tokenizer
 from ctxforge.verification.onepass import OnePass
-from tests.verification.tiny import tiny, token_ids
+from tests.verification.tiny import DYNAMIC, byte_tokenizer, prose, tiny, token_ids
 
 
 def test_expanded_heads_equal_sdpa() -> None:
@@ -22,7 +27,10 @@ def test_expanded_heads_equal_sdpa() -> None:
         assert model.config._attn_implementation == name
         torch.testing.assert_close(OnePass(model).losses(ids), stock, atol=1e-5, rtol=0)
         # Chunks with a cache: explicit masks, and single tokens without one.
-        assert cache_difference(model, token_ids(192), 64, 256) == pytest.approx(0, abs=1e-3)
+        found = cache_difference(model, token_ids(192), 64, 256)
+        assert found is not None
+        assert found.largest == pytest.approx(0, abs=1e-3)
+        assert found.rounding == 0
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -34,6 +42,43 @@ def test_expanded_heads_put_the_attention_back_after_an_error() -> None:
     one = torch.zeros(1, 1, 1, 4)
     with pytest.raises(UnsupportedError):
         expanded_heads.attend(torch.nn.Identity(), one, one, one, None, softcap=30.0)
+
+
+def test_rounding_is_no_broken_cache() -> None:
+    settings = VerifySettings(dtype="bfloat16")
+    ids = load_tokenizer(bundled_model(), settings)(bundled_text()[:2000])["input_ids"]
+    good = cache_difference(load_model(bundled_model(), settings, "cpu"), ids, 512, 2048)
+    broken = cache_difference(tiny(rope_parameters=DYNAMIC).to(torch.bfloat16), token_ids(192), 64, 256)
+    assert good is not None
+    assert broken is not None
+    assert good.rounding > 0
+    assert beyond_rounding(good.largest, good.rounding) <= 5e-2 < beyond_rounding(broken.largest, broken.rounding)
+
+
+def test_blocks_on_a_cpu_serve_the_long_passes_only() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=512,
+        initializer_range=0.4,
+    )
+    model = MistralForCausalLM(config).eval()
+    settings = VerifySettings(device="cpu", needles=2, seeds=1, short_windows=2)
+    common: dict[str, Any] = {"text": prose(12000), "trained_length": 1024, "target_length": 2048}
+    blocks = evaluate_model(model, byte_tokenizer(), settings=settings, **common)
+    stock = evaluate_model(model, byte_tokenizer(), settings=replace(settings, attention="sdpa"), **common)
+    assert (blocks.attention, stock.attention) == ("ctxforge_cpu_blocks", "sdpa")
+    for ours, theirs in zip(blocks.buckets, stock.buckets, strict=True):
+        assert ours.nll == pytest.approx(theirs.nll, abs=1e-4)
+    assert blocks.cache_difference is not None
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_only_float32_on_a_gpu_needs_expanding() -> None:

@@ -328,7 +328,7 @@ class TestDefaults:
         assert {gate.name: (gate.direction, gate.threshold) for gate in GATES if gate.basis == "interval"} == {
             "short_nll": ("at most", 0.05),
             "long_nll": ("at most", 0.10),
-            "use": ("at least", -0.01),
+            "use": ("at least", -0.05),
             "retrieval": ("at least", 0.85),
             "retrieval_depth": ("at least", 0.70),
             "retrieval_nll": ("at most", 0.5),

@@ -17,6 +17,7 @@ NATS = "nats a token"
 OF_SOURCE = "of the source's score"
 LOGITS = "in logits"
 _SHORT_AFTER_CALIBRATION = 0.02
+_USE_AFTER_CALIBRATION = -0.01
 # float16 keeps three more bits than bfloat16, but sums in attention take most of them.
 _CACHE_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
 
@@ -81,7 +82,7 @@ GATES: tuple[Gate, ...] = (
         "use",
         "delta_use",
         "at least",
-        -0.01,
+        -0.05,
         "interval",
         NATS,
         "Gain of the whole context over cutting it off: the source on its last trained length, minus the result.",
@@ -152,7 +153,7 @@ def default_gates(
     must, wanted = set(required), None if names is None else set(names)
     adapted = {
         "cache": _CACHE_TOLERANCE.get(dtype, _CACHE_TOLERANCE["float32"]),
-        **({"short_nll": _SHORT_AFTER_CALIBRATION} if calibrated else {}),
+        **({"short_nll": _SHORT_AFTER_CALIBRATION, "use": _USE_AFTER_CALIBRATION} if calibrated else {}),
     }
     return tuple(
         replace(gate, threshold=adapted.get(gate.name, gate.threshold), required=gate.name in must)
