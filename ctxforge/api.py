@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxforge import pipeline
-from ctxforge.recipe import ConversionRecipe, Given, OutputOptions, parse_method, validated
+from ctxforge.recipe import ConversionRecipe, Given, OutputOptions, parse_attachment, parse_method, validated
 from ctxforge.static_checks import CheckReport
 from ctxforge.static_checks import check as check
 
@@ -20,7 +21,8 @@ __all__ = ["CheckReport", "check", "extend", "inspect", "plan", "verify"]
 def extend(
     source: str | Path,
     *,
-    method: str,
+    method: str = "none",
+    attach: str | None = None,
     to: str | int | None = None,
     out: str | Path,
     revision: str | None = None,
@@ -39,6 +41,7 @@ def extend(
     Args:
         source: a folder, a .gguf file, a Hub id, or "bundled".
         method: as on the command line: a name of `ctxforge methods`, with modifiers (`yarn+resonance`).
+        attach: an attention system with its parameters, as on the command line: "lm-infinite:window=4096".
         to: target length, such as "64k", "8x" or 65536.
         out: folder to write; must not exist unless `overwrite`.
         revision: branch, tag or commit of a Hub source.
@@ -56,7 +59,7 @@ def extend(
         CtxforgeError: with `cause`, `remedy` and `exit_code`; nothing is written under `out` then.
     """
     recipe = _recipe(
-        source, revision, method, to, parameters, temperature, original_length, trained_length, portability
+        source, revision, method, attach, to, parameters, temperature, original_length, trained_length, portability
     )
     options = OutputOptions(out=Path(out), link=link, overwrite=overwrite, checksum=checksum)
     return pipeline.extend(recipe, options, progress)
@@ -65,7 +68,8 @@ def extend(
 def plan(
     source: str | Path,
     *,
-    method: str,
+    method: str = "none",
+    attach: str | None = None,
     to: str | int | None = None,
     revision: str | None = None,
     parameters: Mapping[str, Given] | None = None,
@@ -80,7 +84,9 @@ def plan(
         CtxforgeError: as `extend`.
     """
     return pipeline.plan(
-        _recipe(source, revision, method, to, parameters, temperature, original_length, trained_length, portability)
+        _recipe(
+            source, revision, method, attach, to, parameters, temperature, original_length, trained_length, portability
+        )
     )
 
 
@@ -118,6 +124,7 @@ def _recipe(
     source: str | Path,
     revision: str | None,
     method: str,
+    attach: str | None,
     to: str | int | None,
     parameters: Mapping[str, Given] | None,
     temperature: float | None,
@@ -136,6 +143,7 @@ def _recipe(
                 "temperature": temperature,
                 "modifiers": choice.modifiers,
             },
+            "attach": None if attach is None else dataclasses.asdict(parse_attachment(attach)),
             "to": to,
             "original_length": original_length,
             "trained_length": trained_length,

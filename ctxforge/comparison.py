@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxforge import pipeline, schemes
@@ -74,7 +74,7 @@ def compare(
     """
     from ctxforge import verification
     from ctxforge.verification.journal import Journal, journal_folder, kept_when_interrupted
-    from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device
+    from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, pick_dtype
     from ctxforge.verification.processes import find_processes
     from ctxforge.verification.swap import swapped
 
@@ -100,6 +100,7 @@ def compare(
     device = pick_device(settings.device, processes.local_rank)
     root = checkpoint.root
     assert root is not None
+    settings = replace(settings, dtype=pick_dtype(settings.dtype, root, device, first.target_length))
     tokenizer = load_tokenizer(root, settings)
     tokens = verification.prepare_text(tokenizer, text, first.target_length, settings)
     lengths = (first.original_length, first.target_length)

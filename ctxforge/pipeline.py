@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxforge import provenance, schemes
+from ctxforge.attention import Attached, attach, refuse_attached
 from ctxforge.checkpoint import (
     Checkpoint,
     Edits,
@@ -25,10 +26,10 @@ from ctxforge.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from ctxforge.errors import CheckpointError, UsageError
+from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 from ctxforge.lengths import parse_length
 from ctxforge.recipe import ConversionRecipe, OutputOptions
-from ctxforge.rope import Lowered
+from ctxforge.rope import Lowered, RopeGeometry, RopePlan
 from ctxforge.schemes import Geometry, Plan
 from ctxforge.sources import BUNDLED, resolve_source
 
@@ -58,6 +59,7 @@ class Conversion:
         recipe: what was asked for.
         checkpoint, geometry, plan, lowered: the stages' results.
         edits: what the writer is told.
+        attached: the attention system that the result was given; None without one.
         agreement: largest relative difference in frequency between plan and emitted config, by dialect.
     """
 
@@ -68,6 +70,7 @@ class Conversion:
     lowered: Lowered
     edits: Edits
     agreement: Mapping[str, float]
+    attached: Attached | None = None
 
     @property
     def config_diff(self) -> str:
@@ -260,12 +263,18 @@ def verify(
         text=text,
         trained_length=trained,
         target_length=target,
-        settings=settings or tier_settings(chosen, trained, target, choices or {}),
+        settings=settings or tier_settings(chosen, trained, target, choices or {}, cpu=_on_cpu(choices or {})),
         fresh=fresh,
         progress=progress,
     )
     report = replace(report, external=external)
     return judged(report, chosen, config_failures=failures, overrides=gates, strict=strict)
+
+
+def _on_cpu(choices: Mapping[str, Any]) -> bool:
+    from ctxforge.verification.load import pick_device
+
+    return pick_device(str(choices.get("device") or "auto")) == "cpu"
 
 
 def _recorded_source(checkpoint: Checkpoint) -> str | None:
@@ -285,16 +294,24 @@ def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:
     # Without a known length `make_plan` refuses with the reason, whatever the target.
     target = None if recipe.to is None or base_length is None else parse_length(recipe.to, relative_to=base_length)
     made = schemes.make_plan(geometry, recipe.method, target, original)
+    refuse_attached(checkpoint.config)
     lowered = schemes.lower(made, geometry, checkpoint.config, checkpoint.tensors, recipe.portability)
-    edits = _edits(checkpoint, made, lowered)
+    attached = None
+    if recipe.attach is not None:
+        if not isinstance(made, RopePlan) or not isinstance(geometry, RopeGeometry):
+            raise UnsupportedError(
+                f"attachments work on RoPE, and {geometry.model_type} has none", "leave --attach out"
+            )
+        lowered, attached = attach(recipe.attach, lowered, made, geometry, checkpoint.config)
+    edits = _edits(checkpoint, made, lowered, always=attached is not None)
     emitted = json.loads(edits.files.get("config.json", checkpoint.config_text))
     agreement = schemes.prove(made, lowered, emitted) if made.changed else {}
-    return Conversion(recipe, checkpoint, geometry, made, lowered, edits, agreement)
+    return Conversion(recipe, checkpoint, geometry, made, lowered, edits, agreement, attached)
 
 
-def _edits(checkpoint: Checkpoint, made: Plan, lowered: Lowered) -> Edits:
+def _edits(checkpoint: Checkpoint, made: Plan, lowered: Lowered, *, always: bool = False) -> Edits:
     files: dict[str, bytes] = {}
-    if made.changed:
+    if made.changed or always:
         files["config.json"] = dump_json_like(checkpoint.config_text, lowered.config)
         files |= lowered.files
         tokenizer = checkpoint.json_files.get(_TOKENIZER_CONFIG)

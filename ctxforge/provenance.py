@@ -63,6 +63,7 @@ def plan_document(conversion: Conversion) -> dict[str, Any]:
         "tables": tables_document(plan, lowered.folded),
         "portability": conversion.recipe.portability,
         "expressed_as": list(lowered.notes),
+        "attachment": None if conversion.attached is None else dataclasses.asdict(conversion.attached),
         "tensors_edited": [edit.tensor for edit in lowered.tensors],
         "agreement": dict(conversion.agreement),
         "warnings": list(plan.warnings),

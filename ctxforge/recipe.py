@@ -37,6 +37,21 @@ class MethodChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttachmentChoice:
+    """An attention system and its parameters.
+
+    Attributes:
+        name: an attachment of `ctxforge attachments`.
+        parameters: its own parameters.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    parameters: dict[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversionRecipe:
     """One conversion, from a source to a plan.
 
@@ -47,6 +62,7 @@ class ConversionRecipe:
         to: target length: 64k, 8x, 65536.
         original_length: drop any scaling in force and start from this trained length.
         trained_length: the length the source works at now, where its config doesn't tell or is wrong.
+        attach: an attention system for the result.
         portability: which engines the result is written for: widest, exact or transformers.
         version: of this format.
     """
@@ -59,6 +75,7 @@ class ConversionRecipe:
     to: str | int | None = None
     original_length: str | int | None = None
     trained_length: str | int | None = None
+    attach: AttachmentChoice | None = None
     portability: str = "widest"
     version: int = 1
 
@@ -117,3 +134,15 @@ def parse_method(text: str, parameters: tuple[str, ...] = (), temperature: float
             raise UsageError(f"parameter {key!r} is given twice", "keep one of the two")
         values[key] = value.strip()
     return MethodChoice(name=name, parameters=values, temperature=temperature, modifiers=tuple(modifiers))
+
+
+def parse_attachment(text: str) -> AttachmentChoice:
+    """`NAME[:key=value,...]`, such as `lm-infinite:window=4096`.
+
+    Raises:
+        UsageError: an empty name, an entry without `=`, or the same parameter twice.
+    """
+    chosen = parse_method(text)
+    if chosen.modifiers:
+        raise UsageError(f"{text!r} names more than one attachment", "give one: --attach NAME[:key=value,...]")
+    return AttachmentChoice(name=chosen.name, parameters={key: str(value) for key, value in chosen.parameters.items()})

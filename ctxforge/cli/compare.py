@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 @click.option("--buckets", type=int, default=8, show_default=True, help="Position buckets up to the target.")
 @click.option("--needles", type=int, default=10, show_default=True, help="Depth strata of the retrieval grid.")
 @click.option("--seeds", type=int, default=2, show_default=True, help="Haystacks of the retrieval grid.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--attention", default="auto", show_default=True, help="auto, or one of transformers' by its name.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the comparison: .html or .json.")

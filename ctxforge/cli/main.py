@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "Measure several methods on one model and rank them.",
     "gguf": "Give a converted GGUF the rotation that conversion lost.",
     "methods": "List the methods, or explain one.",
+    "attachments": "List the attention systems, or explain one.",
     "demo": "Extend the bundled model with several methods and compare.",
 }
 

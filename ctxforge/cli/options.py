@@ -19,9 +19,13 @@ def conversion_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--method",
             "-m",
-            required=True,
             metavar="NAME[+MODIFIER][:key=value,...]",
-            help="A method of `ctxforge methods`.",
+            help="A method of `ctxforge methods`; may be left out with --attach.",
+        ),
+        click.option(
+            "--attach",
+            metavar="NAME[:key=value,...]",
+            help="Give the result an attention system of `ctxforge attachments`.",
         ),
         click.option("--to", metavar="LENGTH", help="Target length: 64k, 8x or 65536."),
         click.option("--param", "-p", "parameters", multiple=True, metavar="KEY=VALUE", help="A method's parameter."),
@@ -58,7 +62,8 @@ def conversion_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def build_recipe(
     source: str,
     revision: str | None,
-    method: str,
+    method: str | None,
+    attach: str | None,
     to: str | None,
     parameters: tuple[str, ...],
     temperature: float | None,
@@ -67,12 +72,16 @@ def build_recipe(
     portability: str,
 ) -> ConversionRecipe:
     """The recipe that the shared options describe."""
-    from ctxforge.recipe import ConversionRecipe, parse_method
+    from ctxforge.errors import UsageError
+    from ctxforge.recipe import ConversionRecipe, parse_attachment, parse_method
 
+    if method is None and attach is None:
+        raise UsageError("neither a method nor an attachment was chosen", "write --method yarn, say (ctxforge methods)")
     return ConversionRecipe(
         source=source,
         revision=revision,
-        method=parse_method(method, parameters, temperature),
+        method=parse_method(method or "none", parameters, temperature),
+        attach=None if attach is None else parse_attachment(attach),
         to=to,
         original_length=original_length,
         trained_length=trained_length,

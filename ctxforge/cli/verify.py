@@ -48,11 +48,13 @@ from ctxforge.cli.output import Output, with_output
 @click.option("--chat/--no-chat", default=None, help="Put tasks into the chat template; default: where there is one.")
 @click.option("--protocol", "protocols", metavar="NAME,...", help="Perplexity protocols beside the one pass.")
 @click.option("--far-context/--no-far-context", default=None, help="LongPPL and the worth of far context.")
-@click.option("--source-curve/--no-source-curve", default=True, help="Run the source up to the target too.")
+@click.option("--source-curve/--no-source-curve", default=None, help="Run the source up to the target too.")
 @click.option("--lm-eval", metavar="NAME,...", help="Hand these over to lm-eval: ruler, longbench, short, or its own.")
 @click.option("--lm-eval-limit", type=int, help="Documents a task and, for RULER, length.")
 @click.option("--lm-eval-include", type=click.Path(path_type=Path), help="A folder with task files of your own.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--attention", default="auto", show_default=True, help="auto, or one of transformers' by its name.")
 @click.option(

@@ -11,7 +11,7 @@ from ctxforge.engines.standard import specs
 from ctxforge.engines.tables import meant
 from ctxforge.engines.types import Context, Spec
 from ctxforge.rope.architectures import ARCHITECTURES
-from ctxforge.rope.custom_code import base_model_type, find_code
+from ctxforge.rope.custom_code import base_model_type, find_attachment, find_code
 from ctxforge.rope.geometry import text_config
 from ctxforge.schemes import understand
 
@@ -30,7 +30,7 @@ def make_context(config: Mapping[str, Any], model_type: str | None = None) -> Co
     """
     if model_type is not None:
         config = {**config, "model_type": model_type}
-    code = find_code(config)
+    code = find_code(config) or find_attachment(config)
     stock = {**config, "model_type": base_model_type(config)}
     scheme = positions.scheme(stock)
     if scheme != "rope":

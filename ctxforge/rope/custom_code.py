@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ctxforge.errors import UnsupportedError
 from ctxforge.rope.types import CustomCode, RopeGeometry
@@ -89,10 +89,14 @@ class System:
     Attributes:
         file: its name.
         attention: the attention implementation that it registers.
+        kind: what it adds to a model: a rotation that no config expresses, or an attention system.
+        needs: further files that it imports, besides the runtime.
     """
 
     file: str
     attention: str
+    kind: Literal["rotation", "attachment"] = "rotation"
+    needs: tuple[str, ...] = ()
 
 
 SYSTEMS: dict[str, System] = {
@@ -171,7 +175,7 @@ def wrap(
             "parameters": dict(code.parameters),
         },
     }
-    files = {name: modeling_file(name) for name in (system.file, *RUNTIME)}
+    files = {name: modeling_file(name) for name in (system.file, *system.needs, *RUNTIME)}
     notes = (
         f"custom code: {', '.join(files)}; transformers 5.12 or later loads it with trust_remote_code=True",
         f"model_type is {PREFIX}{model_type}, so that loaders without this code refuse the checkpoint instead of"
@@ -198,9 +202,20 @@ def base_model_type(config: Mapping[str, Any]) -> Any:
 
 
 def find_code(config: Mapping[str, Any]) -> CustomCode | None:
-    """The custom code that a config.json of ours runs; None when it runs none."""
+    """The rotation code that a config.json of ours runs; None when it runs none."""
+    return _find(config, "rotation")
+
+
+def find_attachment(config: Mapping[str, Any]) -> CustomCode | None:
+    """The attention system that a config.json of ours runs; None when it runs none."""
+    return _find(config, "attachment")
+
+
+def _find(config: Mapping[str, Any], kind: str) -> CustomCode | None:
     entry = config.get(KEY)
     if not isinstance(entry, Mapping) or entry.get("system") not in SYSTEMS:
+        return None
+    if SYSTEMS[str(entry["system"])].kind != kind:
         return None
     parameters = entry.get("parameters")
     return CustomCode(str(entry["system"]), dict(parameters) if isinstance(parameters, Mapping) else {})

@@ -14,6 +14,8 @@ from ctxforge.errors import CheckpointError, ResourceError, UsageError
 from ctxforge.quiet import quiet_transformers
 from ctxforge.verification.settings import VerifySettings
 
+_BFLOAT16_FROM = 4096
+
 
 def pick_device(name: str, local_rank: int = 0) -> str:
     """`auto` is a GPU where torch sees one; anything else must be a device that torch can use here.
@@ -32,6 +34,35 @@ def pick_device(name: str, local_rank: int = 0) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"device {name!r} cannot be used here: {error}", "Use --device auto or cpu.") from error
     return name
+
+
+def pick_dtype(name: str, folder: Path, device: str, length: int) -> str:
+    """What `auto` means here: bfloat16 where that is what the checkpoint holds and the device computes it natively.
+
+    On a CPU below 4096 tokens it is float32 all the same: it costs seconds there, and rounds nothing.
+
+    Args:
+        name: "auto", or a dtype, which stays.
+        folder: of the checkpoint.
+        device: the torch device.
+        length: of the longest pass, in tokens.
+    """
+    if name != "auto":
+        return name
+    from transformers import AutoConfig
+
+    with _load_errors(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    stored = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    native = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bfloat16()
+    wanted = stored in ("bfloat16", "float16") and native
+    return "bfloat16" if wanted and (device != "cpu" or length >= _BFLOAT16_FROM) else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    amx = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(supported is not None and supported() and amx is not None and amx())
 
 
 def load_model(folder: Path, settings: VerifySettings, device: str) -> Any:

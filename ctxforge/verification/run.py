@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxforge.verification.journal import Journal, forget_old, journal_folder, kept_when_interrupted
-from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, release
+from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, pick_dtype, release
 from ctxforge.verification.measure import Progress, evaluate_model, prepare_text
 from ctxforge.verification.measures import Measures
 from ctxforge.verification.needles import ANSWER, QUESTION
@@ -55,6 +55,7 @@ def verify(
     model_dir = Path(model_dir)
     processes = find_processes(settings.device)
     device = pick_device(settings.device, processes.local_rank)
+    settings = replace(settings, dtype=pick_dtype(settings.dtype, model_dir, device, target_length))
     asked = settings.documents
     tokenizer = load_tokenizer(model_dir, settings)
     if settings.fewer_documents:

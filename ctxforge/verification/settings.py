@@ -13,7 +13,10 @@ from ctxforge.verification.gates.tiers import Tier
 # Tokens: below, the cold start of a window outweighs what the positions do.
 _SHORTEST = 256
 _QUICK_TOKENS = 16384
-DTYPES = ("float32", "bfloat16", "float16")
+# Tokens: on a CPU a quick verification runs no more haystacks than these hold, and beyond the second number nothing
+# that only informs.
+_QUICK_CPU_HAYSTACKS, _QUICK_CPU_FULL = 32768, 8192
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class VerifySettings:
         documents: how many consecutive windows of the target length are taken from the text.
         needles: depth strata of the retrieval grid (fewer at lengths too short to hold so many needles).
         seeds: haystacks, each with its own needles, values and stretch of text.
-        dtype: "float32", "bfloat16" or "float16", for every model of the comparison.
+        dtype: "float32", "bfloat16" or "float16", for every model of the comparison; "auto" as `load.pick_dtype` says.
         device: "auto" (a GPU if torch sees one), or a torch device such as "cpu" or "cuda:0".
         head_slice: rows of hidden states that go through the output head at a time. 256 keeps the logits of a
             vocabulary of 128k at 134 MB and costs no time against larger slices.
@@ -126,7 +129,9 @@ def measured_lengths(settings: VerifySettings, trained_length: int, target_lengt
     return tuple(sorted(lengths))
 
 
-def tier_settings(tier: Tier, trained_length: int, target_length: int, overrides: Mapping[str, Any]) -> VerifySettings:
+def tier_settings(
+    tier: Tier, trained_length: int, target_length: int, overrides: Mapping[str, Any], *, cpu: bool = False
+) -> VerifySettings:
     """What a tier measures between these lengths, with the user's own choices over it.
 
     Args:
@@ -134,6 +139,7 @@ def tier_settings(tier: Tier, trained_length: int, target_length: int, overrides
         trained_length: L0 in tokens.
         target_length: L' in tokens.
         overrides: fields of `VerifySettings` by name.
+        cpu: whether it runs on a CPU, where the quick tier does less of what is long.
     """
     chosen: dict[str, Any] = {
         "lengths": tier.lengths(trained_length, target_length),
@@ -148,7 +154,13 @@ def tier_settings(tier: Tier, trained_length: int, target_length: int, overrides
         "optional_tasks": "tasks" not in overrides,
         "far_context": "self-longppl" in tier.tasks,
     }
-    return VerifySettings(**{**chosen, **overrides})
+    if cpu and tier.name == "quick":
+        chosen["seeds"] = max(1, min(tier.seeds, _QUICK_CPU_HAYSTACKS // target_length))
+        if target_length > _QUICK_CPU_FULL:
+            # One document gives `use` no interval, and the source's collapse beyond its length decides nothing.
+            chosen |= {"source_curve": False, "truncated_source": False}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return VerifySettings(**{**chosen, **given})
 
 
 def _documents(tier: Tier, target_length: int) -> int:

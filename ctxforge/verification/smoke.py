@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from ctxforge.sources import bundled_text
 from ctxforge.verification.cache_check import cache_difference
-from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device
+from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, pick_dtype
 from ctxforge.verification.measure import prepare_text
 from ctxforge.verification.measures import Measures
 from ctxforge.verification.report import VerifyReport
@@ -29,6 +30,7 @@ def smoke(model_dir: Path, *, trained_length: int, target_length: int, settings:
         ResourceError: out of memory.
     """
     device = pick_device(settings.device)
+    settings = replace(settings, dtype=pick_dtype(settings.dtype, model_dir, device, min(_TOKENS, target_length)))
     tokenizer = load_tokenizer(model_dir, settings)
     tokens = prepare_text(tokenizer, bundled_text()[:20_000], min(_TOKENS, target_length), settings)
     with memory_errors(_TOKENS, settings):

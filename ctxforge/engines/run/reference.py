@@ -14,7 +14,7 @@ from ctxforge.engines.run.table import RUNNERS
 from ctxforge.engines.run.worker import Answer, WorkerError, ask
 from ctxforge.errors import CheckpointError, CtxforgeError, UsageError
 from ctxforge.rope import understand
-from ctxforge.rope.custom_code import find_code
+from ctxforge.rope.custom_code import find_attachment, find_code
 from ctxforge.rope.types import RopeGeometry
 
 
@@ -49,7 +49,7 @@ def read_plan(folder: Path) -> Planned:
         raise CheckpointError(f"{path} can't be read: {error}", "give a checkpoint's folder") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is no JSON object", "repair config.json")
-    code = find_code(config)
+    code = find_code(config) or find_attachment(config)
     if code is not None:
         return Planned(code=code.name)
     try:

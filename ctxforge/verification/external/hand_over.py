@@ -40,6 +40,10 @@ def hand_over(
     chat = choices.get("chat")
     lengths = [n for n in tier.lengths(trained_length, target_length) if n >= _SHORTEST_RULER] or [target_length]
     shared = {name: choices[name] for name in ("dtype", "device", "trust_remote_code") if name in choices}
+    if shared.get("dtype", "auto") == "auto":
+        from ctxforge.verification.load import pick_device, pick_dtype
+
+        shared["dtype"] = pick_dtype("auto", folder, pick_device(shared.get("device", "auto")), target_length)
     own = {name: choices[name] for name in ("limit", "include_path", "batch_size") if choices.get(name)}
     return external_options(
         names,
