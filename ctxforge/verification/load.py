@@ -36,6 +36,13 @@ def pick_device(name: str, local_rank: int = 0) -> str:
     return name
 
 
+def device_title(device: str) -> str:
+    """A torch device for people: a GPU with its name."""
+    if not device.startswith("cuda"):
+        return device
+    return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
+
+
 def pick_dtype(name: str, folder: Path, device: str, length: int) -> str:
     """What `auto` means here: bfloat16 where that is what the checkpoint holds and the device computes it natively.
 

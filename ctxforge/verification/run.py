@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ctxforge.verification.journal import Journal, forget_old, journal_folder, kept_when_interrupted
-from ctxforge.verification.load import load_model, load_tokenizer, memory_errors, pick_device, pick_dtype, release
+from ctxforge.verification.load import (
+    device_title,
+    load_model,
+    load_tokenizer,
+    memory_errors,
+    pick_device,
+    pick_dtype,
+    release,
+)
 from ctxforge.verification.measure import Progress, evaluate_model, prepare_text
 from ctxforge.verification.measures import Measures
 from ctxforge.verification.needles import ANSWER, QUESTION
@@ -18,6 +26,7 @@ from ctxforge.verification.settings import VerifySettings, short_window_length
 from ctxforge.verification.text import TokenText
 from ctxforge.verification.units import Scope
 from ctxforge.verification.worker import fitting_tasks
+from ctxforge.version import __version__
 
 
 def verify(
@@ -143,7 +152,7 @@ def protocol(
         target_length=target_length,
         average="exp of the mean loss over all predicted tokens; the first token of a window is not predicted",
         dtype=settings.dtype,
-        device=device,
+        device=device_title(device),
         threads=torch.get_num_threads(),
         processes=processes,
         needles=settings.needles,
@@ -156,8 +165,8 @@ def protocol(
 def _versions() -> dict[str, str]:
     from importlib import metadata
 
-    names: dict[str, Any] = {"torch": "torch", "transformers": "transformers", "ctxforge": "ctxforge-llm"}
-    found = {"python": platform.python_version()}
+    names: dict[str, Any] = {"torch": "torch", "transformers": "transformers"}
+    found = {"python": platform.python_version(), "ctxforge": __version__}
     for name, distribution in names.items():
         try:
             found[name] = metadata.version(distribution)
