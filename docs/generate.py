@@ -15,10 +15,12 @@ import click
 from architectures_page import architectures_page
 
 from ctxforge import api
+from ctxforge.attention import attachments
 from ctxforge.cli.main import COMMANDS, cli
 from ctxforge.errors import ExitCode
 from ctxforge.rope.methods import METHODS
 from ctxforge.rope.modifiers import MODIFIERS
+from ctxforge.verification.tasks import TASKS
 
 FOLDER = Path(__file__).parent / "reference"
 ARCHITECTURES = Path(__file__).parent / "architectures.md"
@@ -69,6 +71,37 @@ def formula(function: object) -> str:
     return " ".join((function.__doc__ or "").split("Raises:")[0].split())
 
 
+def tasks() -> str:
+    lines = [
+        "# Tasks of `verify --task`",
+        "",
+        NOTE,
+        "| task | | scoring | what a bad score says | data |",
+        "|---|---|---|---|---|",
+    ]
+    for task in TASKS.values():
+        lines.append(f"| `{task.name}` | {task.title} | {task.scoring} | {task.shows} | {task.data or '-'} |")
+    lines += [""] + [f"- `{task.name}`: {task.reference}; {task.cost}" for task in TASKS.values()]
+    return "\n".join(lines) + "\n"
+
+
+def attachments_page() -> str:
+    lines = ["# Attachments", "", NOTE, "`ctxforge extend SRC --attach NAME[:key=value,...]`", ""]
+    lines += ["| attachment | name in the field | needs | cost |", "|---|---|---|---|"]
+    found = attachments().values()
+    lines += [f"| `{one.name}` | {one.title} | {one.needs} | {one.cost} |" for one in found]
+    for one in found:
+        lines += ["", f"## {one.name}: {one.title}", "", one.summary, ""]
+        lines += [f"- can: {line}" for line in one.can] + [f"- cannot: {line}" for line in one.cannot]
+        lines += [f"- engines: {one.engines}", f"- source: {one.reference}"]
+        if one.parameters:
+            lines += ["", "| parameter | default | |", "|---|---|---|"]
+            lines += [
+                f"| `{p.name}` | {'-' if p.default is None else p.default} | {p.explanation} |" for p in one.parameters
+            ]
+    return "\n".join(lines) + "\n"
+
+
 def exit_codes() -> str:
     meanings = {
         ExitCode.OK: "done; every check passed",
@@ -97,6 +130,8 @@ def python_api() -> str:
 PAGES = {
     "commands.md": commands,
     "methods.md": methods,
+    "tasks.md": tasks,
+    "attachments.md": attachments_page,
     "exit-codes.md": exit_codes,
     "api.md": python_api,
 }
