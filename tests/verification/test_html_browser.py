@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.verification import smollm2_comparison
 from tests.verification.test_html import awkward, compared, comparison_rows, full, rendered
 
 BROWSER = next(
@@ -34,6 +35,7 @@ PAGES = {
     "full": full,
     "comparison": compared,
     "methods": lambda: compared(comparison_rows(tuple(f"method-{i}+with-a-long-name" for i in range(10)))),
+    "smollm2": smollm2_comparison.page,
     "awkward": lambda: awkward("organisation/" + "A-very-long-model-name-" * 9),
 }
 
@@ -128,7 +130,7 @@ def test_everything_can_be_read(name: str, scheme: str, width: int, tmp_path: Pa
     assert found["width"] == width
     assert found["overflow"] <= 0
     assert found["paper"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
-    assert found["figures"] == {"comparison": 4, "methods": 6}.get(name, 3)
+    assert found["figures"] == {"comparison": 4, "methods": 6, "smollm2": 6}.get(name, 3)
     assert found["texts"] > 100
     assert found["fetched"] == []
     for flaw in ("outside", "cut", "overlapping", "faint", "small"):
