@@ -99,10 +99,15 @@ class System:
     needs: tuple[str, ...] = ()
 
 
+_STEPPED = ("ctxforge_stepped.py",)
+
 SYSTEMS: dict[str, System] = {
     "xpos": System("modeling_xpos.py", "ctxforge_xpos"),
-    "dynamic_yarn": System("modeling_dynamic_yarn.py", "ctxforge_dynamic_yarn"),
+    "dynamic_yarn": System("modeling_dynamic_yarn.py", "ctxforge_dynamic_yarn", needs=_STEPPED),
+    "dynamic_ntk_exact": System("modeling_dynamic_ntk.py", "ctxforge_dynamic_ntk", needs=_STEPPED),
+    "clex_dynamic": System("modeling_clex.py", "ctxforge_clex", needs=_STEPPED),
     "alibi": System("modeling_alibi.py", "ctxforge_alibi"),
+    "blockwise_causal": System("modeling_blockwise_causal.py", "ctxforge_blockwise_causal", "attachment"),
 }
 
 

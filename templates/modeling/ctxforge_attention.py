@@ -6,6 +6,7 @@ Shapes: B rows, H query heads, K key heads, T queries, S keys, D dimensions of a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ class Call:
         scaling: factor on q.k; dropout: of the attention weights.
         softcap: scores become softcap * tanh(score / softcap); None for none.
         sinks: one more logit a head that takes weight and gives no value, [H]; None for none.
+        cache: the transformers Cache that holds `key` and `value`; None without one.
     """
 
     query: torch.Tensor
@@ -35,6 +37,7 @@ class Call:
     dropout: float
     softcap: float | None = None
     sinks: torch.Tensor | None = None
+    cache: Any = None
 
     def visible(self, queries: slice, keys: slice) -> torch.Tensor:
         """Bool [B or 1, 1, t, s]: which of these keys these queries see."""

@@ -120,7 +120,7 @@ def refuse_changed(model: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None
 
 
 def bring_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Forward pre-hook of an attention module: hand the positions of queries and keys on to the attention function.
+    """Forward pre-hook of an attention module: hand the positions of queries and keys, and the cache, on to attention.
 
     Raises:
         RuntimeError: the attention implementation was changed behind our back, or no positions arrive.
@@ -137,7 +137,7 @@ def bring_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any
     positions = positions.expand(hidden.shape[0], -1)
     caches = [value for value in (*args, *kwargs.values()) if isinstance(value, Cache)]
     keys = _remember(caches[0], module.layer_idx, positions, system) if caches else positions
-    return args, {**kwargs, POSITIONS: (positions, keys)}
+    return args, {**kwargs, POSITIONS: (positions, keys, caches[0] if caches else None)}
 
 
 def _remember(cache: Cache, layer: int, positions: torch.Tensor, system: System) -> torch.Tensor:
@@ -209,7 +209,7 @@ def attention(
         raise NotImplementedError(f"{system.name} is causal")
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         attention_mask = attention_mask >= 0  # a 4D mask that the caller made: 0 where visible
-    query_positions, key_positions = kwargs[POSITIONS]
+    query_positions, key_positions, cache = kwargs[POSITIONS]
     call = Call(
         query=query,
         key=key,
@@ -221,6 +221,7 @@ def attention(
         dropout=dropout,
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
+        cache=cache,
     )
     return system.attend(module, call).transpose(1, 2).contiguous(), None
 

@@ -10,7 +10,7 @@ import pytest
 from ctxforge.sources import bundled_model, bundled_text
 from ctxforge.verification import VerifySettings, evaluate_model
 from ctxforge.verification.evidence import measurements
-from ctxforge.verification.gates import BY_NAME
+from ctxforge.verification.gates.defaults import GATES
 from ctxforge.verification.gates.evaluate import judge_measurement
 from ctxforge.verification.gates.types import GateResult
 from ctxforge.verification.load import load_model, load_tokenizer
@@ -56,7 +56,9 @@ def shuffled(measures: Measures) -> Measures:
 
 def depth_gate(result: Measures, source: Measures) -> GateResult:
     found, _missing = measurements(result, source, 512, 512)
-    judged = judge_measurement(BY_NAME["retrieval_depth_nll"], found["retrieval_depth_nll"])
+    judged = judge_measurement(
+        next(gate for gate in GATES if gate.name == "retrieval_depth_nll"), found["retrieval_depth_nll"]
+    )
     assert isinstance(judged, GateResult)
     return judged
 

@@ -62,7 +62,7 @@ METHOD = Method(
         "freezing is this tool's inference: no paper reports it",
     ),
     costs=(
-        "frozen at t, short prompts get the frequencies of the longest length",
+        "frozen at t, short prompts get the frequencies of the longest length; clex-dynamic doesn't, with custom code",
         "checkpoints with log_scale also scale the logits by the length: no config key expresses that",
         "the source must be a CLEX checkpoint; its ode_up_proj and ode_down_proj are dropped with its code",
     ),

@@ -40,7 +40,7 @@ def warnings(_parameters: Parameters, _request: Request) -> tuple[str, ...]:
     """Dynamic NTK is not one function of the tokens: cached keys keep the base of the length they were made at."""
     return (
         "dynamic NTK is not reproducible: cached keys are not re-rotated, so a full pass and cached decoding differ"
-        " (huggingface/transformers#25104); prefer a static method",
+        " (huggingface/transformers#25104); prefer a static method, or dynamic-ntk-exact, which needs custom code",
         "vLLM and SGLang make `dynamic` static, llama.cpp drops it",
         "max_position_embeddings stays at the trained length, where this type expects it",
     )
