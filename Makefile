@@ -78,6 +78,11 @@ bench: setup
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/convert.py --gigabytes 1
 	$(BIN)/python benchmarks/perplexity.py
+	$(BIN)/python benchmarks/retrieval.py
+	$(BIN)/python benchmarks/bootstrap.py
+	$(BIN)/python benchmarks/tasks.py
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/negative_controls.py
 
 clean:
 	rm -rf $(VENV) .venv-transformers4 .venv-vllm .venv-mlx .venv-llamacpp demo dist build
