@@ -15,7 +15,7 @@ _SHORTEST = 256
 _QUICK_TOKENS = 16384
 # Tokens: on a CPU a quick verification runs no more haystacks than these hold, and beyond the second number nothing
 # that only informs.
-_QUICK_CPU_HAYSTACKS, _QUICK_CPU_FULL = 32768, 8192
+_QUICK_CPU_HAYSTACKS, _QUICK_CPU_FULL = 49152, 8192
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
