@@ -11,7 +11,7 @@ from ctxforge.attention.types import Attachment, Parameter, Value
 from ctxforge.errors import UsageError
 
 # Module of this package, and the attachments in it.
-_MODULES = ("transformer_xl", "blockwise_causal")
+_MODULES = ("transformer_xl", "blockwise_causal", "longnet")
 
 
 def attachments() -> dict[str, Attachment]:

@@ -108,6 +108,7 @@ SYSTEMS: dict[str, System] = {
     "clex_dynamic": System("modeling_clex.py", "ctxforge_clex", needs=_STEPPED),
     "alibi": System("modeling_alibi.py", "ctxforge_alibi"),
     "blockwise_causal": System("modeling_blockwise_causal.py", "ctxforge_blockwise_causal", "attachment"),
+    "longnet": System("modeling_longnet.py", "ctxforge_longnet", "attachment", ("ctxforge_pieces.py",)),
 }
 
 

@@ -1,0 +1,216 @@
+"""Attention over several strided pieces of a call, merged by their softmax denominators, in one differentiable step.
+
+A query that stands in several pieces attends to the union of their keys, a key that it meets c times counting c times:
+with out_p and lse_p of piece p alone,
+
+    lse = log sum_p exp(lse_p),   out = sum_p exp(lse_p - lse) out_p
+
+which is softmax over all of them at once. Backwards, the weight of a key in any piece is exp(score - lse), and the
+gradient of a score is that weight times (dout . v - dout . out + dlse), so each piece is gone through once more with
+the merged out and lse; nothing of the size of queries times keys is kept. On CPUs the pieces are computed by torch's
+own fused kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Queries whose scores stand in memory together where there is no fused kernel.
+_BLOCK = 512
+_FUSED = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_FUSED_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Queries that attend to keys, both strided.
+
+    Attributes:
+        heads: of the query.
+        queries, keys: indices along the sequence.
+        causal: the i-th of these queries sees the first i + 1 of these keys, of which there are as many; otherwise
+            each sees all.
+    """
+
+    heads: slice
+    queries: slice
+    keys: slice
+    causal: bool
+
+
+def attend_pieces(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pieces: Sequence[Piece],
+    *,
+    scaling: float,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Merged output [B, H, T, Dv] in the value's dtype and logarithm of the denominators [B, H, T], float32 at least.
+
+    Each query of each head must stand in one piece at least, with a key.
+
+    Args:
+        query, key, value: [B, H, T, D], [B, K, S, D], [B, K, S, Dv], of one dtype.
+        pieces: see `Piece`.
+        scaling: factor on q.k.
+        softcap: scores become softcap * tanh(score / softcap).
+    """
+    merged: tuple[torch.Tensor, torch.Tensor] = _Merged.apply(query, key, value, tuple(pieces), scaling, softcap)
+    return merged
+
+
+class _Merged(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        pieces: tuple[Piece, ...],
+        scaling: float,
+        softcap: float | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        precise = torch.promote_types(query.dtype, torch.float32)
+        output = value.new_zeros(*query.shape[:3], value.shape[3], dtype=precise)
+        total = query.new_full(query.shape[:3], -torch.inf, dtype=precise)
+        for piece in pieces:
+            q, k, v = _take(piece, query, key, value)
+            part, lse = _attend(q, k, v, piece.causal, scaling, softcap)
+            at = (slice(None), piece.heads, piece.queries)
+            before = total[at]
+            after = torch.logaddexp(before, lse)
+            output[at] = output[at] * (before - after).exp()[..., None] + part * (lse - after).exp()[..., None]
+            total[at] = after
+        output = output.to(value.dtype)
+        ctx.save_for_backward(query, key, value, output, total)
+        ctx.pieces, ctx.scaling, ctx.softcap = pieces, scaling, softcap
+        ctx.set_materialize_grads(False)
+        return output, total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: torch.Tensor | None, grad_total: torch.Tensor | None) -> Any:
+        query, key, value, output, total = ctx.saved_tensors
+        if grad_output is None:
+            grad_output = torch.zeros_like(output)
+        grads = [torch.zeros_like(states, dtype=total.dtype) for states in (query, key, value)]
+        groups = query.shape[1] // key.shape[1]
+        for piece in ctx.pieces:
+            at = (slice(None), piece.heads, piece.queries)
+            q, k, v = _take(piece, query, key, value)
+            found = _attend_backward(
+                (grad_output[at], None if grad_total is None else grad_total[at]),
+                (q, k, v, output[at], total[at]),
+                piece.causal,
+                ctx.scaling,
+                ctx.softcap,
+            )
+            grads[0][at] += found[0]
+            for grad, part in zip(grads[1:], found[1:], strict=True):
+                wanted = grad[:, :, piece.keys]
+                if groups == 1:
+                    wanted[:, piece.heads] += part
+                else:
+                    wanted.index_add_(1, _key_heads(piece, query, key), part.to(grad.dtype))
+        return (*(grad.to(query.dtype) for grad in grads), None, None, None)
+
+
+def _key_heads(piece: Piece, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    heads = torch.arange(query.shape[1], device=key.device)[piece.heads]
+    return heads // (query.shape[1] // key.shape[1])
+
+
+def _take(
+    piece: Piece, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """This piece's query, key and value, with as many heads each."""
+    q = query[:, piece.heads, piece.queries]
+    if query.shape[1] == key.shape[1]:
+        return q, key[:, piece.heads, piece.keys], value[:, piece.heads, piece.keys]
+    heads = _key_heads(piece, query, key)
+    return q, key[:, :, piece.keys].index_select(1, heads), value[:, :, piece.keys].index_select(1, heads)
+
+
+def _is_fused(q: torch.Tensor, v: torch.Tensor, softcap: float | None) -> bool:
+    known = _FUSED is not None and _FUSED_BACKWARD is not None
+    return known and q.device.type == "cpu" and softcap is None and q.shape[-1] == v.shape[-1]
+
+
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scaling: float, softcap: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and logarithm of the denominators of one piece alone."""
+    if _is_fused(q, v, softcap):
+        part, lse = _FUSED(q, k, v, 0.0, causal, scale=scaling)
+        return part, lse
+    parts, sums = [], []
+    for start in range(0, q.shape[2], _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        seen = min(start + _BLOCK, k.shape[2]) if causal else k.shape[2]
+        scores, _ = _scores(q[:, :, rows], k[:, :, :seen], start if causal else None, scaling, softcap)
+        sums.append(scores.logsumexp(dim=-1))
+        weights = (scores - sums[-1][..., None]).exp()
+        parts.append(weights.to(v.dtype) @ v[:, :, :seen])
+    return torch.cat(parts, dim=2), torch.cat(sums, dim=2)
+
+
+def _attend_backward(
+    grads: tuple[torch.Tensor, torch.Tensor | None],
+    saved: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    causal: bool,
+    scaling: float,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of one piece's query, key and value, from the merged output and denominators."""
+    grad_output, grad_total = grads
+    q, k, v, output, total = saved
+    if _is_fused(q, v, softcap) and grad_total is None:
+        grad_q, grad_k, grad_v = _FUSED_BACKWARD(
+            grad_output.contiguous(), q, k, v, output.contiguous(), total.contiguous(), 0.0, causal, scale=scaling
+        )
+        return grad_q, grad_k, grad_v
+    shared = (grad_output.to(total.dtype) * output.to(total.dtype)).sum(-1)
+    if grad_total is not None:
+        shared = shared - grad_total
+    grad_q = torch.empty_like(q, dtype=total.dtype)
+    grad_k, grad_v = torch.zeros_like(k, dtype=total.dtype), torch.zeros_like(v, dtype=total.dtype)
+    for start in range(0, q.shape[2], _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        seen = min(start + _BLOCK, k.shape[2]) if causal else k.shape[2]
+        scores, slope = _scores(q[:, :, rows], k[:, :, :seen], start if causal else None, scaling, softcap)
+        weights = (scores - total[:, :, rows, None]).exp()
+        grad_v[:, :, :seen] += weights.to(v.dtype).transpose(2, 3) @ grad_output[:, :, rows]
+        towards = (grad_output[:, :, rows] @ v[:, :, :seen].transpose(2, 3)).to(total.dtype)
+        grad_scores = weights * (towards - shared[:, :, rows, None]) * scaling
+        if slope is not None:
+            grad_scores = grad_scores * slope
+        grad_scores = grad_scores.to(q.dtype)
+        grad_q[:, :, rows] = (grad_scores @ k[:, :, :seen]).to(total.dtype)
+        grad_k[:, :, :seen] += grad_scores.transpose(2, 3) @ q[:, :, rows]
+    return grad_q, grad_k, grad_v
+
+
+def _scores(
+    q: torch.Tensor, k: torch.Tensor, first: int | None, scaling: float, softcap: float | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scores, float32 at least, -inf where hidden, and the soft cap's slope.
+
+    `first` is the index of the first query where these are causal, None where nothing is hidden.
+    """
+    scores = q @ k.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scaling
+    slope = None
+    if softcap is not None:
+        bent = torch.tanh(scores / softcap)
+        scores, slope = softcap * bent, 1 - bent**2
+    if first is not None:
+        rows = first + torch.arange(q.shape[2], device=q.device)
+        hidden = torch.arange(k.shape[2], device=q.device)[None, :] > rows[:, None]
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return scores, slope

@@ -1,0 +1,155 @@
+"""LongNet's dilated attention (2307.02486).
+
+Branch (w, r) cuts positions into segments of w tokens; in each, head h keeps the tokens whose place in the segment is
+h mod r modulo r, and these attend to one another causally. The branches are mixed by their softmax denominators, which
+is softmax over all keys at once, a key that a query meets in c branches counting c times: scores get + log c. The
+first branch has r = 1, so every token sees itself. Segments do not overlap: the first token of a segment of the
+longest branch sees itself alone.
+
+Where positions are regular and nothing is hidden but the future, each branch is computed on its own tokens: the cost
+is T sum(w / 2 r^2) scores a head, and a decoded token's sum(w / r^2) at most. Padded, packed or chunked calls take
+blocks of queries with the explicit log c over the longest segment's keys: the same function, at T w_max.
+
+Published code mixes with detached denominators (microsoft/torchscale), gives heads other offsets (contiguous groups of
+them) and decodes wrongly past one segment; here the mixture is part of the gradient, as the formula says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from .ctxforge_attention import Call, rotate, softmax_attention
+from .ctxforge_pieces import Piece, attend_pieces
+from .ctxforge_runtime import RotarySystem, build_class, register
+
+# Scores, over rows, heads, queries and keys, whose bias stands in memory at once.
+_LARGEST_BIAS = 2**24
+
+
+class LongNet(RotarySystem):
+    """Dilated attention: parameters `segments` w and `dilations` r, a list of each."""
+
+    name = "ctxforge_longnet"
+
+    def __init__(self, settings: dict[str, Any], layers: int) -> None:
+        super().__init__(settings, layers)
+        segments, dilations = self.parameters["segments"], self.parameters["dilations"]
+        self.branches = [(int(segment), int(dilation)) for segment, dilation in zip(segments, dilations, strict=True)]
+
+    def attend(self, module: nn.Module, call: Call) -> torch.Tensor:
+        """Attention's output [B, H, T, Dv]."""
+        call = self._within_reach(call)
+        query, key = call.query, call.key
+        if self.rotates(module):
+            frequencies, temperature = self.frequencies(module, query.device)
+            query, key = (
+                rotate(states, at, frequencies, interleaved=self.interleaved, amplitude=temperature)
+                for states, at in ((query, call.query_positions), (key, call.key_positions))
+            )
+        call = replace(call, query=query.to(call.value.dtype), key=key.to(call.value.dtype))
+        if not _is_regular(call):
+            return self._by_positions(call)
+        pieces = list(self._pieces(call))
+        output, total = attend_pieces(
+            call.query, call.key, call.value, pieces, scaling=call.scaling, softcap=call.softcap
+        )
+        if call.sinks is not None:  # one more term in the denominator, without a value
+            left = torch.sigmoid(total - call.sinks.to(total.dtype)[None, :, None])
+            output = output * left[..., None].to(output.dtype)
+        return output
+
+    def _first(self, positions: torch.Tensor) -> torch.Tensor:
+        """Position from which on keys may be seen in some branch, for queries at `positions`."""
+        starts = [positions - positions % segment for segment, _ in self.branches]
+        return torch.stack(starts).amin(dim=0)
+
+    def _key_range(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> slice:
+        """The smallest range of key indices that holds every key which these queries may see."""
+        first = self._first(query_positions).amin(dim=1, keepdim=True)
+        last = query_positions.amax(dim=1, keepdim=True)
+        reachable = ((key_positions >= first) & (key_positions <= last)).any(dim=0).nonzero()
+        return slice(int(reachable[0]), int(reachable[-1]) + 1)
+
+    def _within_reach(self, call: Call) -> Call:
+        """The call without keys that none of its queries may see; only a call on a cache can have such."""
+        total = call.query.shape[2]
+        if total == call.key.shape[2]:
+            return call
+        start = self._key_range(call.query_positions, call.key_positions).start
+        return replace(
+            call,
+            key=call.key[:, :, start:],
+            value=call.value[:, :, start:],
+            key_positions=call.key_positions[:, start:],
+            mask=None if call.mask is None else call.mask[..., start:],
+        )
+
+    def _pieces(self, call: Call) -> Iterator[Piece]:
+        """Of a regular call: each branch's segments, once for each place that some heads keep."""
+        heads, count = call.query.shape[1], call.key.shape[2]
+        origin = int(call.key_positions[0, 0])
+        end = origin + count
+        single = call.query.shape[2] == 1
+        for segment, dilation in self.branches:
+            begin = (end - 1 if single else origin) // segment * segment
+            for start in range(begin, end, segment):
+                places = [(end - 1 - start) % dilation] if single else range(dilation)
+                for place in places:
+                    first = start + place
+                    first += max(0, -((first - origin) // dilation)) * dilation
+                    if place >= heads or first >= min(start + segment, end):
+                        continue
+                    keys = slice(first - origin, min(start + segment, end) - origin, dilation)
+                    queries = slice(0, 1) if single else keys
+                    yield Piece(slice(place, heads, dilation), queries, keys, causal=not single)
+
+    def _by_positions(self, call: Call) -> torch.Tensor:
+        """Any call, by blocks of queries with an explicit bias."""
+        rows, heads, total, _ = call.query.shape
+        longest = min(max(segment for segment, _ in self.branches), call.key.shape[2])
+        size = max(16, _LARGEST_BIAS // (rows * heads * longest))
+        parts = []
+        for start in range(0, total, size):
+            queries = slice(start, min(start + size, total))
+            keys = self._key_range(call.query_positions[:, queries], call.key_positions)
+            met = self._met(heads, call.query_positions[:, queries], call.key_positions[:, keys])
+            visible = call.visible(queries, keys) & (met > 0)
+            query, key, value = call.query[:, :, queries], call.key[:, :, keys], call.value[:, :, keys]
+            parts.append(softmax_attention(call, query, key, value, visible, bias=met.clamp(min=1).log()))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _met(self, heads: int, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        """In how many branches a query meets a key, [B, H, t, s], float32."""
+        found: Any = 0
+        places = torch.arange(heads, device=query_positions.device)[None, :, None]
+        for segment, dilation in self.branches:
+            together = (query_positions // segment)[:, :, None] == (key_positions // segment)[:, None, :]
+            keeps = [
+                (at % segment % dilation)[:, None, :] == places % dilation for at in (query_positions, key_positions)
+            ]
+            found = found + (together[:, None] & keeps[0][..., None] & keeps[1][:, :, None, :]).float()
+        return found
+
+
+def _is_regular(call: Call) -> bool:
+    """Whether all rows stand at the same positions, one after another, and only the future is hidden.
+
+    Then the queries are all the keys' tokens, or the last one alone.
+    """
+    total, count = call.query.shape[2], call.key.shape[2]
+    if call.mask is not None or call.dropout > 0 or total not in (1, count):
+        return False
+    wanted = call.key_positions[0, 0] + torch.arange(count, device=call.key_positions.device)
+    return bool((call.key_positions == wanted).all()) and bool((call.query_positions == wanted[-total:]).all())
+
+
+register(LongNet)
+
+
+def __getattr__(name: str) -> Any:
+    return build_class(name, LongNet, globals())
