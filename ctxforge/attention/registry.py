@@ -11,7 +11,15 @@ from ctxforge.attention.types import Attachment, Parameter, Value
 from ctxforge.errors import UsageError
 
 # Module of this package, and the attachments in it.
-_MODULES = ("transformer_xl", "blockwise_causal", "longnet")
+_MODULES = (
+    "transformer_xl",
+    "blockwise_causal",
+    "longnet",
+    "self_extend",
+    "rerope",
+    "dual_chunk",
+    "string_shift",
+)
 
 
 def attachments() -> dict[str, Attachment]:

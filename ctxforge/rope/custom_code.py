@@ -101,6 +101,7 @@ class System:
 
 _STEPPED = ("ctxforge_stepped.py",)
 
+_REMAPPING = ("ctxforge_remapping.py", "ctxforge_score_sets.py", "ctxforge_key_store.py")
 SYSTEMS: dict[str, System] = {
     "xpos": System("modeling_xpos.py", "ctxforge_xpos"),
     "dynamic_yarn": System("modeling_dynamic_yarn.py", "ctxforge_dynamic_yarn", needs=_STEPPED),
@@ -109,6 +110,10 @@ SYSTEMS: dict[str, System] = {
     "alibi": System("modeling_alibi.py", "ctxforge_alibi"),
     "blockwise_causal": System("modeling_blockwise_causal.py", "ctxforge_blockwise_causal", "attachment"),
     "longnet": System("modeling_longnet.py", "ctxforge_longnet", "attachment", ("ctxforge_pieces.py",)),
+    "self_extend": System("modeling_self_extend.py", "ctxforge_self_extend", "attachment", _REMAPPING),
+    "rerope": System("modeling_rerope.py", "ctxforge_rerope", "attachment", _REMAPPING),
+    "dual_chunk": System("modeling_dual_chunk.py", "ctxforge_dual_chunk", "attachment", _REMAPPING),
+    "string": System("modeling_string_shift.py", "ctxforge_string", "attachment", _REMAPPING),
 }
 
 
