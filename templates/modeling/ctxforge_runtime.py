@@ -63,6 +63,20 @@ class System:
         """Attention's output [B, H, T, Dv]."""
         raise NotImplementedError
 
+    def remember(self, cache: Cache, layer: int, positions: torch.Tensor) -> torch.Tensor:
+        """Positions of all keys of `layer` once this call's [B, T] are added, [B, past + T]; see `_remember`."""
+        return _remember(cache, layer, positions, self)
+
+    @staticmethod
+    def make_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+        """The mask of a call, as transformers' `sdpa_mask` makes it."""
+        return sdpa_mask(*args, **kwargs)
+
+    @staticmethod
+    def fit_mask(mask: torch.Tensor, keys: int) -> torch.Tensor:
+        """A mask [..., S'] for this many keys."""
+        return mask[..., :keys]
+
 
 class RotarySystem(System):
     """A system on a model with RoPE: takes over the rotation of every layer that has one."""
@@ -136,7 +150,7 @@ def bring_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any
         raise NotImplementedError(f"{system.name} serves text positions [rows, tokens] only")
     positions = positions.expand(hidden.shape[0], -1)
     caches = [value for value in (*args, *kwargs.values()) if isinstance(value, Cache)]
-    keys = _remember(caches[0], module.layer_idx, positions, system) if caches else positions
+    keys = system.remember(caches[0], module.layer_idx, positions) if caches else positions
     return args, {**kwargs, POSITIONS: (positions, keys, caches[0] if caches else None)}
 
 
@@ -216,7 +230,7 @@ def attention(
         value=value,
         query_positions=query_positions,
         key_positions=key_positions[:, -key.shape[2] :],  # a windowed layer keeps the newest keys
-        mask=attention_mask if attention_mask is None else attention_mask[..., : key.shape[2]],
+        mask=attention_mask if attention_mask is None else system.fit_mask(attention_mask, key.shape[2]),
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         dropout=dropout,
         softcap=kwargs.get("softcap"),
@@ -236,7 +250,7 @@ def register(system: type[System]) -> None:
             raise RuntimeError(_FOREIGN)
         if system.needs_mask:
             kwargs["allow_is_causal_skip"] = False
-        return sdpa_mask(*args, **kwargs)
+        return system.make_mask(*args, **kwargs)
 
     AttentionInterface.register(system.name, attention)
     AttentionMaskInterface.register(system.name, mask)
