@@ -3,9 +3,11 @@
 Pair i of the query at position n is scaled by zeta_i^(n/B), of the key at m by zeta_i^(-m/B), so that q.k carries
 zeta_i^((n - m)/B): zeta_i = (2i + 0.4 d) / (1.4 d), B the scale base in tokens. B without bound is RoPE itself.
 
-Both scales are applied at attention time, in float32, about a centre near the queries: the centre cancels, and
-exponents stay small however long the context (absolute ones overflow float32 past n/B = 71). A key far behind decays to
-zero as it should.
+Both scales are applied at attention time, in float32, from a reference point near the queries, which cancels: the
+start of the stretch of 2 B tokens that the query is in. A query is scaled by at least 0.2857^2 and a visible key by at
+most 0.2857^-2 = 12, within float16, however long the context (absolute exponents overflow float32 past n/B = 71). A
+key far behind decays to zero as it should. Within one stretch a key's scale is fixed: decoding keeps rotated and scaled
+keys beside the cache, and makes them anew where the next stretch begins.
 
 The layout is the model's own. Published code scales and rotates interleaved pairs (2i, 2i + 1); on weights whose pairs
 are half-split (i, i + d/2), as those of Llama, that is another function altogether, even without decay.
@@ -14,16 +16,18 @@ are half-split (i, i + d/2), as those of Llama, that is another function altoget
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
 from .ctxforge_attention import Call, rotate, softmax_attention
+from .ctxforge_key_store import stored
 from .ctxforge_runtime import RotarySystem, build_class, register
 
-# Queries at most this many scale bases apart share a centre: a scale is then at most 0.2857^-2 = 12, within float16.
-_REACH = 4
+# Scale bases to a stretch of positions with one reference point.
+_STRETCH = 2
 
 
 class XPos(RotarySystem):
@@ -36,33 +40,34 @@ class XPos(RotarySystem):
         self.scale_base = float(self.parameters["scale_base"])
         block_length = self.parameters.get("block_length")
         self.block_length = None if block_length is None else int(block_length)
+        self.stretch = max(1, int(_STRETCH * self.scale_base))
 
     def attend(self, module: nn.Module, call: Call) -> torch.Tensor:
         """Attention's output [B, H, T, Dv], one block of queries at a time."""
-        blocks = [self._block(module, call, queries) for queries in self._query_blocks(call)]
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+        blocks = list(self._query_blocks(call))
+        if len(blocks) == 1 and self.rotates(module):
+            return self._block(module, call, blocks[0], self._stored_keys(module, call))
+        found = [self._block(module, call, queries) for queries in blocks]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
     def _query_blocks(self, call: Call) -> Iterator[slice]:
+        """Slices in which each row's queries share a stretch."""
         total = call.query.shape[2]
-        size = total if self.block_length is None else self.block_length
-        for start in range(0, total, size):
-            yield from self._within_reach(call.query_positions, start, min(start + size, total))
+        cuts = {0, total} if self.block_length is None else {*range(0, total, self.block_length), total}
+        if total > 1:
+            stretch = call.query_positions // self.stretch
+            changes = (stretch[:, 1:] != stretch[:, :-1]).any(dim=0).nonzero()[:, 0] + 1
+            cuts.update(changes.tolist())
+        yield from (slice(start, stop) for start, stop in pairwise(sorted(cuts)))
 
-    def _within_reach(self, positions: torch.Tensor, start: int, stop: int) -> Iterator[slice]:
-        """Halves of these queries until each half's positions are near enough to share a centre."""
-        part = positions[:, start:stop]
-        if stop - start == 1 or int((part.amax(dim=1) - part.amin(dim=1)).max()) <= _REACH * self.scale_base:
-            yield slice(start, stop)
-            return
-        middle = (start + stop) // 2
-        yield from self._within_reach(positions, start, middle)
-        yield from self._within_reach(positions, middle, stop)
-
-    def _block(self, module: nn.Module, call: Call, queries: slice) -> torch.Tensor:
+    def _block(
+        self, module: nn.Module, call: Call, queries: slice, encoded: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attention of these queries; `encoded` holds all keys rotated and scaled for them, where they are kept."""
         positions = call.query_positions[:, queries]
         keys = self._key_range(call, queries, positions)
-        key, value, key_positions = call.key[:, :, keys], call.value[:, :, keys], call.key_positions[:, keys]
-        query = call.query[:, :, queries]
+        value, key_positions = call.value[:, :, keys], call.key_positions[:, keys]
+        query, key = call.query[:, :, queries], (call.key if encoded is None else encoded)[:, :, keys]
         causal = self.block_length is None and call.mask is None and query.shape[2] == call.key.shape[2]
         mask = None
         if not causal and not (call.mask is None and call.query.shape[2] == 1):
@@ -70,7 +75,10 @@ class XPos(RotarySystem):
         if self.block_length is not None:
             mask = self._near(positions, key_positions) if mask is None else mask & self._near(positions, key_positions)
         if self.rotates(module):
-            query, key = self._encode(module, query, key, positions, key_positions)
+            reference = positions[:, :1] // self.stretch * self.stretch
+            query = self._encode(module, query, positions, positions - reference)
+            if encoded is None:
+                key = self._encode_keys(module, key, key_positions, reference)
         return softmax_attention(call, query, key, value, mask, causal=causal and query.shape[2] > 1)
 
     def _key_range(self, call: Call, queries: slice, positions: torch.Tensor) -> slice:
@@ -88,30 +96,37 @@ class XPos(RotarySystem):
         apart = (positions // self.block_length)[:, :, None] - (key_positions // self.block_length)[:, None, :]
         return ((apart == 0) | (apart == 1))[:, None]
 
+    def _stored_keys(self, module: nn.Module, call: Call) -> torch.Tensor:
+        """All keys, rotated and scaled for queries of one stretch a row, [B, K, S, D]."""
+        stretch = call.query_positions[:, :1] // self.stretch
+
+        def make(keys: slice) -> tuple[torch.Tensor]:
+            states, positions = call.key[:, :, keys], call.key_positions[:, keys]
+            return (self._encode_keys(module, states, positions, stretch * self.stretch),)
+
+        (found,) = stored(self, module, call, make, label=tuple(stretch[:, 0].tolist()))
+        return found
+
+    def _encode_keys(
+        self, module: nn.Module, key: torch.Tensor, positions: torch.Tensor, reference: torch.Tensor
+    ) -> torch.Tensor:
+        """Keys for queries of the stretch that begins at `reference`, [B, 1]."""
+        # A key past the stretch is hidden; without the bound its scale could overflow and turn 0 * inf to nan.
+        behind = reference - torch.minimum(positions, reference + self.stretch)
+        return self._encode(module, key, positions, behind)
+
     def _encode(
-        self,
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        positions: torch.Tensor,
-        key_positions: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotate and scale about the middle of the queries' positions, row by row."""
-        frequencies, temperature = self.frequencies(module, query.device)
+        self, module: nn.Module, states: torch.Tensor, positions: torch.Tensor, ahead: torch.Tensor
+    ) -> torch.Tensor:
+        """Rotated by `positions` and scaled by zeta^(ahead / B), both [B, N]; the dtype stays."""
+        frequencies, temperature = self.frequencies(module, states.device)
         pairs = frequencies.shape[0]
-        precise = torch.promote_types(query.dtype, torch.float32)
+        precise = torch.promote_types(states.dtype, torch.float32)
         index = torch.arange(pairs, device=frequencies.device, dtype=precise)
         decay = torch.log((2 * index + 0.8 * pairs) / (2.8 * pairs))
-        lowest, highest = positions.amin(dim=1, keepdim=True), positions.amax(dim=1, keepdim=True)
-        centre = (lowest + highest) // 2
-        ahead = ((positions - centre).to(precise) / self.scale_base)[..., None] * decay
-        # Keys past the newest query are hidden; without the bound their scale could overflow and turn 0 * inf to nan.
-        behind = ((centre - torch.minimum(key_positions, highest)).to(precise) / self.scale_base)[..., None] * decay
-        query = rotate(query, positions, frequencies, interleaved=self.interleaved, amplitude=ahead.exp() * temperature)
-        key = rotate(
-            key, key_positions, frequencies, interleaved=self.interleaved, amplitude=behind.exp() * temperature
-        )
-        return query, key
+        amplitude = ((ahead.to(precise) / self.scale_base)[..., None] * decay).exp() * temperature
+        turned = rotate(states, positions, frequencies, interleaved=self.interleaved, amplitude=amplitude)
+        return turned.to(states.dtype)
 
 
 register(XPos)
