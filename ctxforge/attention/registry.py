@@ -19,6 +19,7 @@ _MODULES = (
     "rerope",
     "dual_chunk",
     "string_shift",
+    "shifted_sparse",
 )
 
 
