@@ -15,6 +15,7 @@ _MODULES = (
     "transformer_xl",
     "blockwise_causal",
     "longnet",
+    "lambda_window",
     "self_extend",
     "rerope",
     "dual_chunk",

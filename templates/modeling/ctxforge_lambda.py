@@ -186,28 +186,58 @@ def _span(span: Span, sinks: torch.Tensor | None, queries: slice, past: int) -> 
     query = span.turn(call.query[:, :, queries], call.query_positions[:, queries] - base)
     key = span.turn(call.key[:, :, keys], call.key_positions[:, keys] - base)
     value = call.value[:, :, keys]
-    ahead = call.query_positions[:, queries]
-    if sinks is not None and int(ahead.max()) < geometry.window:
+    if sinks is not None and int(call.query_positions[:, queries].max()) < geometry.window:
         sinks = None
-    far_key = far_value = None
+    far = None
     if sinks is not None:
         query, key, far_key = _with_far_scores(span, sinks, queries, query, key)
         far_value = _take(call.value, sinks)
         value, far_value = (_widen(part, query.shape[3]) for part in (value, far_value))
-    masks = _Masks(span, sinks)
-    found = []
+        far = (far_key, far_value)
+    room = _Room(span, key, value, far)
+    masks, found = _Masks(span, sinks), []
     for start in range(queries.start, queries.stop, geometry.block):
         block = slice(start, min(start + geometry.block, queries.stop))
         near = slice(_first_key(span, block.start, block.stop, past, keys.start), past + block.stop)
-        part = slice(near.start - keys.start, near.stop - keys.start)
-        local_key, local_value = key[:, :, part], value[:, :, part]
-        if far_key is not None:
-            local_key = torch.cat((far_key, local_key), dim=2)
-            local_value = torch.cat((far_value, local_value), dim=2)
+        block_key, block_value = room.of(slice(near.start - keys.start, near.stop - keys.start))
         asked = query[:, :, block.start - queries.start : block.stop - queries.start]
-        output = softmax_attention(call, asked, local_key, local_value, masks.of(block, near, past))
+        output = softmax_attention(call, asked, block_key, block_value, masks.of(block, near, past))
         found.append(output[..., : call.value.shape[3]])
     return found
+
+
+class _Room:
+    """Keys and values of a span for all query heads, from which each block takes the sinks and its own range.
+
+    The ranges of one block after the other never begin earlier, so that the sinks may be written over what lies before
+    a range, and nothing is copied. Where a gradient may need it later, each block gets a copy.
+    """
+
+    def __init__(
+        self, span: Span, key: torch.Tensor, value: torch.Tensor, far: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> None:
+        call = span.call
+        groups, dtype = call.query.shape[1] // key.shape[1], call.value.dtype
+        heads = [part.to(dtype).repeat_interleave(groups, dim=1) for part in far] if far is not None else []
+        own = [part.to(dtype) for part in (key, value)]
+        self.copies = torch.is_grad_enabled() and any(states.requires_grad for states in (call.query, *own))
+        self.sinks = heads
+        self.before = heads[0].shape[2] if heads else 0
+        if heads and not self.copies:
+            own = [nn.functional.pad(part, (0, 0, self.before, 0)) for part in own]
+        self.states = [part.repeat_interleave(groups, dim=1) if groups > 1 else part for part in own]
+
+    def of(self, keys: slice) -> list[torch.Tensor]:
+        """Keys and values [B, H, n + s, D'], the n sinks first."""
+        if not self.sinks:
+            return [part[:, :, keys] for part in self.states]
+        if self.copies:
+            return [
+                torch.cat((sink, part[:, :, keys]), dim=2) for sink, part in zip(self.sinks, self.states, strict=True)
+            ]
+        for sink, part in zip(self.sinks, self.states, strict=True):
+            part[:, :, keys.start : keys.start + self.before] = sink
+        return [part[:, :, keys.start : keys.stop + self.before] for part in self.states]
 
 
 def _first_key(span: Span, start: int, stop: int, past: int, lowest: int) -> int:
@@ -268,13 +298,19 @@ class _Masks:
         self._last: tuple[list[torch.Tensor], torch.Tensor] | None = None
 
     def of(self, queries: slice, keys: slice, past: int) -> torch.Tensor:
-        """Bool [B or 1, 1, t, n + s]: which sinks out of their window and which local keys these queries see."""
-        asked, near = self.positions[:, queries], self.keys[:, keys]
-        ordinary = self.span.real is None and self.span.call.mask is None
+        """[B or 1, 1, t, n + s]: which sinks out of their window and which local keys these queries see.
+
+        True where visible; or 0 there and very negative elsewhere, where a kernel takes that.
+        """
+        call, asked, near = self.span.call, self.positions[:, queries], self.keys[:, keys]
+        ordinary = self.span.real is None and call.mask is None
         signs = [asked - asked[:, :1], near - asked[:, :1], asked[:, :1] >= self._settled()]
         if ordinary and self._last is not None and bool(signs[2].all()) and _same(signs, self._last[0]):
             return self._last[1]
         made = self._make(queries, keys, past)
+        if call.softcap is None and call.sinks is None:  # a kernel would make this of it, for each block anew
+            hidden = torch.finfo(call.value.dtype).min
+            made = torch.zeros_like(made, dtype=call.value.dtype).masked_fill_(~made, hidden)
         self._last = (signs, made)
         return made
 
