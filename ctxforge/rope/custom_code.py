@@ -103,20 +103,22 @@ _STORE = ("ctxforge_key_store.py",)
 _STEPPED = ("ctxforge_stepped.py", *_STORE)
 
 _REMAPPING = ("ctxforge_remapping.py", "ctxforge_score_sets.py", "ctxforge_key_store.py")
+_PIECES = ("ctxforge_pieces.py",)
+
 SYSTEMS: dict[str, System] = {
     "xpos": System("modeling_xpos.py", "ctxforge_xpos", needs=_STORE),
     "dynamic_yarn": System("modeling_dynamic_yarn.py", "ctxforge_dynamic_yarn", needs=_STEPPED),
     "dynamic_ntk_exact": System("modeling_dynamic_ntk.py", "ctxforge_dynamic_ntk", needs=_STEPPED),
     "clex_dynamic": System("modeling_clex.py", "ctxforge_clex", needs=_STEPPED),
     "alibi": System("modeling_alibi.py", "ctxforge_alibi"),
-    "blockwise_causal": System("modeling_blockwise_causal.py", "ctxforge_blockwise_causal", "attachment"),
+    "blockwise_causal": System("modeling_blockwise_causal.py", "ctxforge_blockwise_causal", "attachment", _PIECES),
     "lambda_window": System(
         "modeling_lambda_window.py",
         "ctxforge_lambda_window",
         "attachment",
         ("ctxforge_lambda.py", "ctxforge_window_cache.py"),
     ),
-    "longnet": System("modeling_longnet.py", "ctxforge_longnet", "attachment", ("ctxforge_pieces.py",)),
+    "longnet": System("modeling_longnet.py", "ctxforge_longnet", "attachment", _PIECES),
     "self_extend": System("modeling_self_extend.py", "ctxforge_self_extend", "attachment", _REMAPPING),
     "rerope": System("modeling_rerope.py", "ctxforge_rerope", "attachment", _REMAPPING),
     "dual_chunk": System("modeling_dual_chunk.py", "ctxforge_dual_chunk", "attachment", _REMAPPING),

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from .ctxforge_attention import Call
+
 # Queries whose scores stand in memory together where there is no fused kernel.
 _BLOCK = 512
 _FUSED = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
@@ -34,12 +36,34 @@ class Piece:
         queries, keys: indices along the sequence.
         causal: the i-th of these queries sees the first i + 1 of these keys, of which there are as many; otherwise
             each sees all.
+        first: no piece before this one has any of these queries, so there is nothing to merge with.
     """
 
     heads: slice
     queries: slice
     keys: slice
     causal: bool
+    first: bool = False
+
+
+def is_regular(call: Call) -> bool:
+    """Whether pieces can serve a call: all rows at the same positions, one after another, only the future hidden.
+
+    Then the queries are all the keys' tokens, or the last one alone.
+    """
+    total, count = call.query.shape[2], call.key.shape[2]
+    if call.mask is not None or call.dropout > 0 or total not in (1, count):
+        return False
+    wanted = call.key_positions[0, 0] + torch.arange(count, device=call.key_positions.device)
+    return bool((call.key_positions == wanted).all()) and bool((call.query_positions == wanted[-total:]).all())
+
+
+def with_sinks(call: Call, output: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """A merged output once the call's sinks, if any, have taken their weight: terms of the denominator alone."""
+    if call.sinks is None:
+        return output
+    left = torch.sigmoid(total - call.sinks.to(total.dtype)[None, :, None])
+    return output * left[..., None].to(output.dtype)
 
 
 def attend_pieces(
@@ -83,10 +107,16 @@ class _Merged(torch.autograd.Function):
             q, k, v = _take(piece, query, key, value)
             part, lse = _attend(q, k, v, piece.causal, scaling, softcap)
             at = (slice(None), piece.heads, piece.queries)
-            before = total[at]
+            merged, before = output[at], total[at]
+            part, lse = part.reshape(merged.shape), lse.reshape(before.shape)
+            if piece.first:
+                merged.copy_(part)
+                before.copy_(lse)
+                continue
             after = torch.logaddexp(before, lse)
-            output[at] = output[at] * (before - after).exp()[..., None] + part * (lse - after).exp()[..., None]
-            total[at] = after
+            merged.mul_((before - after).exp_()[..., None])
+            merged.addcmul_(part.to(precise), (lse - after).exp_()[..., None])
+            before.copy_(after)
         output = output.to(value.dtype)
         ctx.save_for_backward(query, key, value, output, total)
         ctx.pieces, ctx.scaling, ctx.softcap = pieces, scaling, softcap
@@ -100,41 +130,58 @@ class _Merged(torch.autograd.Function):
         if grad_output is None:
             grad_output = torch.zeros_like(output)
         grads = [torch.zeros_like(states, dtype=total.dtype) for states in (query, key, value)]
-        groups = query.shape[1] // key.shape[1]
         for piece in ctx.pieces:
             at = (slice(None), piece.heads, piece.queries)
             q, k, v = _take(piece, query, key, value)
             found = _attend_backward(
-                (grad_output[at], None if grad_total is None else grad_total[at]),
-                (q, k, v, output[at], total[at]),
+                (
+                    grad_output[at].reshape(*q.shape[:3], -1),
+                    None if grad_total is None else grad_total[at].reshape(q.shape[:3]),
+                ),
+                (q, k, v, output[at].reshape(*q.shape[:3], -1), total[at].reshape(q.shape[:3])),
                 piece.causal,
                 ctx.scaling,
                 ctx.softcap,
             )
-            grads[0][at] += found[0]
+            grads[0][at] += found[0].reshape(grads[0][at].shape)
+            heads = _key_heads(piece, query, key)
             for grad, part in zip(grads[1:], found[1:], strict=True):
                 wanted = grad[:, :, piece.keys]
-                if groups == 1:
-                    wanted[:, piece.heads] += part
-                else:
-                    wanted.index_add_(1, _key_heads(piece, query, key), part.to(grad.dtype))
+                parts = part.to(grad.dtype).reshape(wanted.shape[0], len(heads), *wanted.shape[2:])
+                wanted.index_add_(1, torch.tensor(heads, device=wanted.device), parts)
         return (*(grad.to(query.dtype) for grad in grads), None, None, None)
 
 
-def _key_heads(piece: Piece, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    heads = torch.arange(query.shape[1], device=key.device)[piece.heads]
-    return heads // (query.shape[1] // key.shape[1])
+def _key_heads(piece: Piece, query: torch.Tensor, key: torch.Tensor) -> list[int]:
+    """The key head of each of the piece's heads."""
+    groups = query.shape[1] // key.shape[1]
+    return [head // groups for head in range(query.shape[1])[piece.heads]]
 
 
 def _take(
     piece: Piece, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """This piece's query, key and value, with as many heads each."""
-    q = query[:, piece.heads, piece.queries]
-    if query.shape[1] == key.shape[1]:
-        return q, key[:, piece.heads, piece.keys], value[:, piece.heads, piece.keys]
+    """This piece's query, key and value with as many heads each, [rows, h, t or s, D]; copied only where they must be.
+
+    Where each key head serves as many of the piece's heads, in turn, key heads are rows: there may be more than B.
+    """
+    q, keys = query[:, piece.heads, piece.queries], (key[:, :, piece.keys], value[:, :, piece.keys])
     heads = _key_heads(piece, query, key)
-    return q, key[:, :, piece.keys].index_select(1, heads), value[:, :, piece.keys].index_select(1, heads)
+    distinct = sorted(set(heads))
+    shared = len(heads) // len(distinct)
+    step = distinct[1] - distinct[0] if len(distinct) > 1 else 1
+    stop = distinct[-1] + 1
+    if heads != [head for head in range(distinct[0], stop, step) for _ in range(shared)]:
+        index = torch.tensor(heads, device=key.device)
+        return q, keys[0].index_select(1, index), keys[1].index_select(1, index)
+    k, v = (states[:, distinct[0] : stop : step] for states in keys)
+    if shared == 1:
+        return q, k, v
+    return (
+        q.reshape(-1, shared, *q.shape[2:]),
+        k.reshape(-1, 1, *k.shape[2:]).expand(-1, shared, -1, -1),
+        v.reshape(-1, 1, *v.shape[2:]).expand(-1, shared, -1, -1),
+    )
 
 
 def _is_fused(q: torch.Tensor, v: torch.Tensor, softcap: float | None) -> bool:

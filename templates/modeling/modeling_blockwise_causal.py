@@ -4,7 +4,8 @@ Positions are cut into blocks of b tokens, from position 0. A query sees the key
 before, up to itself, at their true distance, which is thus at most 2b - 1. Nothing is retrieved from farther back.
 
 Queries are taken one block at a time, with the two blocks of keys that they may see: cost and memory are linear in the
-length, and no mask is larger than [b, 2b]. Blocks follow the positions of each row, so padding and packing are right.
+length. A plain prompt needs no mask at all, its own block being causal and the one before seen whole; padded, packed
+and cached calls have masks of [b, 2b]. Blocks follow the positions of each row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from .ctxforge_attention import Call, rotate, softmax_attention
+from .ctxforge_pieces import Piece, attend_pieces, is_regular, with_sinks
 from .ctxforge_runtime import RotarySystem, build_class, register
 
 
@@ -30,8 +32,25 @@ class BlockwiseCausal(RotarySystem):
 
     def attend(self, module: nn.Module, call: Call) -> torch.Tensor:
         """Attention's output [B, H, T, Dv], one block of queries at a time."""
+        if call.query.shape[2] > 1 and is_regular(call):
+            query, key = (
+                self._turned(module, states, call.key_positions).to(call.value.dtype)
+                for states in (call.query, call.key)
+            )
+            pieces = list(self._pieces(call))
+            merged = attend_pieces(query, key, call.value, pieces, scaling=call.scaling, softcap=call.softcap)
+            return with_sinks(call, *merged)
         parts = [self._part(module, call, queries) for queries in self._query_blocks(call)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _pieces(self, call: Call) -> Iterator[Piece]:
+        """Each block with itself, and with the block before."""
+        heads, before = slice(None), None
+        for block in self._query_blocks(call):
+            yield Piece(heads, block, block, causal=True, first=True)
+            if before is not None:
+                yield Piece(heads, block, before, causal=False)
+            before = block
 
     def _query_blocks(self, call: Call) -> Iterator[slice]:
         """Slices of at most b queries, cut where the first row's blocks begin."""
@@ -49,13 +68,15 @@ class BlockwiseCausal(RotarySystem):
         query = call.query[:, :, queries]
         apart = (positions // self.block)[:, :, None] - (key_positions // self.block)[:, None, :]
         mask = ((apart == 0) | (apart == 1))[:, None] & call.visible(queries, keys)
-        if self.rotates(module):
-            frequencies, temperature = self.frequencies(module, query.device)
-            query, key = (
-                rotate(states, at, frequencies, interleaved=self.interleaved, amplitude=temperature)
-                for states, at in ((query, positions), (key, key_positions))
-            )
+        query = self._turned(module, query, positions)
+        key = self._turned(module, key, key_positions)
         return softmax_attention(call, query, key, value, mask)
+
+    def _turned(self, module: nn.Module, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        if not self.rotates(module):
+            return states
+        frequencies, temperature = self.frequencies(module, states.device)
+        return rotate(states, positions, frequencies, interleaved=self.interleaved, amplitude=temperature)
 
     def _key_range(self, call: Call, positions: torch.Tensor) -> slice:
         """The smallest range of key indices that holds every key which queries at these positions may see."""

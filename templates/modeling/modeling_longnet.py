@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from .ctxforge_attention import Call, rotate, softmax_attention
-from .ctxforge_pieces import Piece, attend_pieces
+from .ctxforge_pieces import Piece, attend_pieces, is_regular, with_sinks
 from .ctxforge_runtime import RotarySystem, build_class, register
 
 # Scores, over rows, heads, queries and keys, whose bias stands in memory at once.
@@ -44,24 +44,52 @@ class LongNet(RotarySystem):
     def attend(self, module: nn.Module, call: Call) -> torch.Tensor:
         """Attention's output [B, H, T, Dv]."""
         call = self._within_reach(call)
-        query, key = call.query, call.key
-        if self.rotates(module):
-            frequencies, temperature = self.frequencies(module, query.device)
-            query, key = (
-                rotate(states, at, frequencies, interleaved=self.interleaved, amplitude=temperature)
-                for states, at in ((query, call.query_positions), (key, call.key_positions))
-            )
-        call = replace(call, query=query.to(call.value.dtype), key=key.to(call.value.dtype))
-        if not _is_regular(call):
-            return self._by_positions(call)
+        regular = is_regular(call)
+        if regular and call.query.shape[2] == 1:
+            return with_sinks(call, *self._single(module, call))
+        query = self._turned(module, call.query, call.query_positions, call.value.dtype)
+        key = self._turned(module, call.key, call.key_positions, call.value.dtype)
+        if not regular:
+            return self._by_positions(replace(call, query=query, key=key))
         pieces = list(self._pieces(call))
-        output, total = attend_pieces(
-            call.query, call.key, call.value, pieces, scaling=call.scaling, softcap=call.softcap
-        )
-        if call.sinks is not None:  # one more term in the denominator, without a value
-            left = torch.sigmoid(total - call.sinks.to(total.dtype)[None, :, None])
-            output = output * left[..., None].to(output.dtype)
-        return output
+        merged = attend_pieces(query, key, call.value, pieces, scaling=call.scaling, softcap=call.softcap)
+        return with_sinks(call, *merged)
+
+    def _turned(
+        self, module: nn.Module, states: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Rotated states, in `dtype`."""
+        if self.rotates(module):
+            frequencies, temperature = self.frequencies(module, states.device)
+            states = rotate(states, positions, frequencies, interleaved=self.interleaved, amplitude=temperature)
+        return states.to(dtype)
+
+    def _single(self, module: nn.Module, call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last token alone: output and logarithm of the denominators; only keys that it meets are rotated."""
+        query = self._turned(module, call.query, call.query_positions, call.value.dtype)
+        groups = query.shape[1] // call.key.shape[1]
+        outputs, sums = [], []
+        whole = slice(None)
+        for piece in self._pieces(call):
+            heads = torch.arange(query.shape[1], device=query.device)[piece.heads] // groups
+            key, value = (states[:, :, piece.keys].index_select(1, heads) for states in (call.key, call.value))
+            key = self._turned(module, key, call.key_positions[:, piece.keys], value.dtype)
+            part, lse = attend_pieces(
+                query[:, piece.heads],
+                key,
+                value,
+                [Piece(whole, whole, whole, causal=False, first=True)],
+                scaling=call.scaling,
+                softcap=call.softcap,
+            )
+            outputs.append(part.new_zeros(*query.shape[:3], value.shape[3]))
+            outputs[-1][:, piece.heads] = part
+            sums.append(lse.new_full(query.shape[:3], -torch.inf))
+            sums[-1][:, piece.heads] = lse
+        total = torch.stack(sums)
+        share = total.softmax(dim=0)[..., None]
+        output = (torch.stack(outputs).to(share.dtype) * share).sum(dim=0)
+        return output.to(call.value.dtype), total.logsumexp(dim=0)
 
     def _first(self, positions: torch.Tensor) -> torch.Tensor:
         """Position from which on keys may be seen in some branch, for queries at `positions`."""
@@ -95,7 +123,7 @@ class LongNet(RotarySystem):
         origin = int(call.key_positions[0, 0])
         end = origin + count
         single = call.query.shape[2] == 1
-        for segment, dilation in self.branches:
+        for branch, (segment, dilation) in enumerate(self.branches):
             begin = (end - 1 if single else origin) // segment * segment
             for start in range(begin, end, segment):
                 places = [(end - 1 - start) % dilation] if single else range(dilation)
@@ -106,7 +134,8 @@ class LongNet(RotarySystem):
                         continue
                     keys = slice(first - origin, min(start + segment, end) - origin, dilation)
                     queries = slice(0, 1) if single else keys
-                    yield Piece(slice(place, heads, dilation), queries, keys, causal=not single)
+                    which = slice(place, heads, dilation)
+                    yield Piece(which, queries, keys, causal=not single, first=branch == 0)
 
     def _by_positions(self, call: Call) -> torch.Tensor:
         """Any call, by blocks of queries with an explicit bias."""
@@ -134,18 +163,6 @@ class LongNet(RotarySystem):
             ]
             found = found + (together[:, None] & keeps[0][..., None] & keeps[1][:, :, None, :]).float()
         return found
-
-
-def _is_regular(call: Call) -> bool:
-    """Whether all rows stand at the same positions, one after another, and only the future is hidden.
-
-    Then the queries are all the keys' tokens, or the last one alone.
-    """
-    total, count = call.query.shape[2], call.key.shape[2]
-    if call.mask is not None or call.dropout > 0 or total not in (1, count):
-        return False
-    wanted = call.key_positions[0, 0] + torch.arange(count, device=call.key_positions.device)
-    return bool((call.key_positions == wanted).all()) and bool((call.query_positions == wanted[-total:]).all())
 
 
 register(LongNet)

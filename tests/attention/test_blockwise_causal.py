@@ -11,6 +11,7 @@ import torch
 import ctxforge
 from ctxforge.attention import find_attachment
 from ctxforge.attention.blockwise_causal import pattern
+from ctxforge.attention.reference import causal
 from ctxforge.errors import UnsupportedError, UsageError
 from tests.attention.calls import Extended, extended, states
 from tests.modeling.emitted import chunked, difference, remote, save_stock, stock, tokens, whole
@@ -94,10 +95,13 @@ def test_what_is_out_of_sight_changes_nothing(model: Extended) -> None:
     assert float(moved[4 * BLOCK : 5 * BLOCK].min()) > 1e-3
 
 
-def test_no_block_of_queries_gets_more_than_three_blocks_of_keys(
-    model: Extended, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Linear cost: with the first row's blocks it is two; a row that stands elsewhere adds at most one."""
+def test_a_query_costs_at_most_two_blocks(model: Extended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt is cut into its blocks, each with itself and with the block before; a decoded token reads both."""
+    query, key, value = states(2, 4, 2, 200)
+    pieces = list(model.system._pieces(model.call(query, key, value)))
+    size = [(len(range(200)[piece.queries]), len(range(200)[piece.keys]), piece.causal) for piece in pieces]
+    assert [one for one in size if one[2]] == [(BLOCK, BLOCK, True)] * 12 + [(8, 8, True)]
+    assert [one for one in size if not one[2]] == [(BLOCK, BLOCK, False)] * 11 + [(8, BLOCK, False)]
     seen: list[tuple[int, int]] = []
     real = torch.nn.functional.scaled_dot_product_attention
 
@@ -106,13 +110,25 @@ def test_no_block_of_queries_gets_more_than_three_blocks_of_keys(
         return real(query, key, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
-    query, key, value = states(2, 4, 2, 200)
-    model.attend(query, key, value)
+    model.attend(query, key, value, mask=causal(200)[None])
     assert max(keys for _, keys in seen) == 2 * BLOCK
-    assert sum(queries for queries, _ in seen) == 200
     seen.clear()
     model.attend(query[:, :, -1:], key, value)
     assert seen == [(2, 200 - (199 // BLOCK - 1) * BLOCK)]  # two heads of a group as two queries
+
+
+def test_the_forms_with_and_without_masks_are_one_function(model: Extended) -> None:
+    """Values and gradients, with soft caps and sinks."""
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    for options in ({}, {"softcap": 1.5}, {"sinks": sinks}):
+        outputs, grads = [], []
+        for mask in (None, causal(70)[None]):
+            given = [part.requires_grad_() for part in states(2, 4, 2, 70)]
+            output = model.attend(*given, mask=mask, **options)
+            outputs.append(output.detach())
+            grads.append(torch.autograd.grad(output.pow(2).sum(), given))
+        assert difference(*outputs) < 1e-5
+        assert max(difference(a, b) for a, b in zip(*grads, strict=True)) < 1e-4
 
 
 def test_parameters(tmp_path: Path) -> None:
