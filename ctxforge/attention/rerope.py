@@ -32,9 +32,12 @@ def resolve_leaky(given: Mapping[str, Value], situation: Situation) -> dict[str,
     """
     window = _window("leaky-rerope", given, situation.trained_length // 4, situation)
     usable, target = usable_length(situation), situation.target_length
-    room = comfortable(situation.trained_length) - window
-    smallest = max(1, -(-(target - window) // max(1, usable - window)))
-    factor = float(given.get("factor") or (max(1, -(-(target - window) // room)) if room > 0 else smallest))  # type: ignore[arg-type]
+    smallest = max(1, -(-(target - 1 - window) // max(1, usable - 1 - window)))
+    if "factor" in given:
+        factor = float(given["factor"])  # type: ignore[arg-type]
+    else:
+        room = comfortable(situation.trained_length) - window
+        factor = float(max(1, -(-(target - window) // room)) if room > 0 else smallest)
     if not 1 <= factor < math.inf:
         raise UsageError(f"leaky-rerope: a factor of {factor:g}", "give 1 or more")
     if situation.method == "none":
@@ -42,7 +45,7 @@ def resolve_leaky(given: Mapping[str, Value], situation: Situation) -> dict[str,
             f"leaky-rerope with window={window}, factor={factor:g}",
             math.floor((usable - 1 - window) * factor) + window + 1,
             situation,
-            f"give factor={smallest + 1}, or add a RoPE method",
+            f"give factor={smallest} or a smaller window, or add a RoPE method",
         )
     return {"window": window, "factor": factor}
 

@@ -60,8 +60,10 @@ def _choose(group: int | None, window: int | None, situation: Situation) -> tupl
                 f"self-extend: a group of {group} is above a quarter of the trained length", "give a window too"
             )
         return group, quarter // group * group
-    largest = quarter if window is None else window
-    pairs = [(g, largest // g * g) for g in range(1, largest + 1) if window is None or window % g == 0]
+    if window is None:  # a group above the quarter is a window of its own
+        pairs = [(g, max(1, quarter // g) * g) for g in range(1, max(1, trained // 2) + 1)]
+    else:
+        pairs = [(g, window) for g in range(1, window + 1) if window % g == 0]
     for g, w in pairs:
         if w + -(-(target - w) // g) <= comfortable(trained):
             return g, w
