@@ -162,6 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     model, text = chosen(options)
     choices: dict[str, Any] = {"device": options.device}
+    if options.model == "smollm2":
+        choices["seeds"] = 3  # haystacks: nine prompts for each third of the depth
     if options.windows:
         choices |= {"documents": options.windows, "fewer_documents": True}
     os.environ["CTXFORGE_CACHE"] = cache = tempfile.mkdtemp()

@@ -46,7 +46,9 @@ def judged(
     at_lengths: dict[int, Mapping[str, Measurement]] = {}
     for length in sorted({answer.length for answer in report.result.answers if answer.length >= trained}):
         at_lengths[length] = measurements(report.result, report.source, trained, length)[0]
-    by_length = [gate for gate in gates if gate.name in LENGTH_GATES]
+    # A gate that could not be judged at the target can't be what limits the length.
+    left_out = {name for name, _reason in verdict.left_out}
+    by_length = [gate for gate in gates if gate.name in LENGTH_GATES and gate.name not in left_out]
     effective = None
     if at_lengths and by_length and report.source is not None:
         effective = effective_length(by_length, at_lengths)
