@@ -83,6 +83,7 @@ class Span:
         return rotate(states, positions, self.table, interleaved=self.interleaved, amplitude=self.temperature)
 
 
+@torch.compiler.disable
 def padding_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """A mask function: None, or [B, 1, 1, S] for padding, where the rest is plainly causal; else the whole mask."""
     if args or "q_length" not in kwargs or kwargs.get("mask_function") is not causal_mask_function:
@@ -145,7 +146,7 @@ def attend_blocks(span: Span) -> torch.Tensor:
     call, window = span.call, span.geometry.window
     total, past = call.query.shape[2], call.key.shape[2] - call.query.shape[2]
     start, found = 0, []
-    if call.mask is None and span.real is None and past == 0:
+    if call.mask is None and span.real is None and past == 0 and call.softcap is None and call.sinks is None:
         start = min(window, total)
         first = call.query_positions[:, :start]
         if int((first.amax(dim=1) - first.amin(dim=1)).max()) < window:

@@ -12,6 +12,8 @@ Published code attends in full over a prompt (StreamingLLM), or is wrong on grou
 linear in its length and no tensor of T x S ever exists. Positions decide, row by row, which tokens are sinks and how
 far away a key is; inside a block they count from the block, so that they stay exact however long the text.
 
+Geometry depends on the data, so a compiled model runs this part as it stands: a break in its graph.
+
 With `evict`, the cache keeps G + W - 1 tokens (ctxforge_window_cache.py); without, all.
 """
 
@@ -54,6 +56,7 @@ class LambdaWindow(RotarySystem):
             raise NotImplementedError("a mask [rows, 1, queries, keys] of your own needs a cache that drops no keys")
         return mask
 
+    @torch.compiler.disable
     def remember(self, cache: Cache, layer: int, positions: torch.Tensor) -> torch.Tensor:
         """Positions of all keys of `layer`, from the evicting layer itself where there is one."""
         if self.evict:
@@ -62,6 +65,7 @@ class LambdaWindow(RotarySystem):
                 return found.expect(positions)
         return super().remember(cache, layer, positions)
 
+    @torch.compiler.disable
     def attend(self, module: nn.Module, call: Call) -> torch.Tensor:
         """Attention's output [B, H, T, Dv]; then the cache drops what it may."""
         layer = None if call.cache is None else call.cache.layers[module.layer_idx]
