@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ctxforge
 from ctxforge.attention.reference import Pattern, dense_attention
@@ -90,3 +91,17 @@ def states(
     shapes = ((rows, heads, length, dims), *((rows, heads // groups, length, dims),) * 2)
     query, key, value = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
     return query, key, value
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor that any operation under it made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        made = output if isinstance(output, (tuple, list)) else (output,)
+        self.elements = max([self.elements, *(part.numel() for part in made if isinstance(part, torch.Tensor))])
+        return output

@@ -13,7 +13,7 @@ from ctxforge.attention import find_attachment
 from ctxforge.attention.blockwise_causal import pattern
 from ctxforge.attention.reference import causal
 from ctxforge.errors import UnsupportedError, UsageError
-from tests.attention.calls import Extended, extended, states
+from tests.attention.calls import Extended, Largest, extended, states
 from tests.modeling.emitted import chunked, difference, remote, save_stock, stock, tokens, whole
 
 BLOCK = 16
@@ -129,6 +129,15 @@ def test_the_forms_with_and_without_masks_are_one_function(model: Extended) -> N
             grads.append(torch.autograd.grad(output.pow(2).sum(), given))
         assert difference(*outputs) < 1e-5
         assert max(difference(a, b) for a, b in zip(*grads, strict=True)) < 1e-4
+
+
+def test_no_tensor_grows_with_the_square_of_the_length(model: Extended) -> None:
+    """Neither a prompt, nor its gradient, nor a decoded token makes one larger than the query by more than a bit."""
+    query, key, value = (part.requires_grad_() for part in states(1, 4, 2, 4096))
+    with Largest() as largest:
+        model.attend(query, key, value).sum().backward()
+        model.attend(query[:, :, -1:], key, value)
+    assert query.numel() <= largest.elements <= 2 * query.numel() < 4096**2 / 8
 
 
 def test_parameters(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import ctxforge
 from ctxforge.attention.longnet import pattern
 from ctxforge.attention.reference import causal
 from ctxforge.errors import UnsupportedError, UsageError
-from tests.attention.calls import SCALING, Extended, extended, states
+from tests.attention.calls import SCALING, Extended, Largest, extended, states
 from tests.modeling.emitted import chunked, difference, remote, save_stock, stock, tokens, whole
 
 SETTINGS = "segments=12/24/100,dilations=1/2/6"
@@ -77,7 +77,7 @@ def test_the_pattern_of_a_small_case() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 12, 13, 60, 150])
-@pytest.mark.parametrize(("heads", "groups"), [(6, 1), (6, 3), (4, 2)])
+@pytest.mark.parametrize(("heads", "groups"), [(6, 1), (6, 3), (4, 2), (9, 3)])
 @pytest.mark.parametrize("fused", [True, False])
 def test_pieces_compute_what_the_dense_reference_does(
     model: Extended, length: int, heads: int, groups: int, fused: bool, monkeypatch: pytest.MonkeyPatch
@@ -243,6 +243,15 @@ def test_the_pieces_are_no_more_than_the_branches_scores(model: Extended) -> Non
     assert scores[0] / 6 / 1200 == pytest.approx(12 + 24 / 4 + 100 / 36, rel=0.02)
     single = list(model.system._pieces(model.call(query[:, :, -1:], key, value)))
     assert sum(len(heads[piece.heads]) * len(at[piece.keys]) for piece in single) <= 6 * (12 + 24 / 2 + 100 / 6)
+
+
+def test_no_tensor_grows_with_the_square_of_the_length(model: Extended) -> None:
+    """Neither a prompt, nor its gradient, nor a decoded token makes one larger than the query by more than a bit."""
+    query, key, value = (part.requires_grad_() for part in states(1, 4, 2, 4096))
+    with Largest() as largest:
+        model.attend(query, key, value).sum().backward()
+        model.attend(query[:, :, -1:], key, value)
+    assert query.numel() <= largest.elements <= 2 * query.numel() < 4096**2 / 8
 
 
 def test_parameters(tmp_path: Path) -> None:
