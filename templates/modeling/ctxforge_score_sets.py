@@ -3,8 +3,8 @@
     weights = softmax over all sets together of scaling q_i . k_i,   output = sum over i of weights_i v_i
 
 Each set is attended to alone, by a fused kernel where there is one, and the outputs are weighted by the sets' shares,
-exp(L_i) / sum exp(L_j), L the log-sum-exp of a set's scores. With gradients, dropout or a soft cap the scores stand in
-memory instead: kernels give no gradient of L.
+exp(L_i) / sum exp(L_j), L the log-sum-exp of a set's scores. With gradients, dropout or a soft cap, or without such a
+kernel, the scores stand in memory instead: kernels give no gradient of L.
 """
 
 from __future__ import annotations
@@ -36,9 +36,20 @@ class ScoreSet:
 
 
 def needs_scores(call: Call) -> bool:
-    """Whether the scores of `call` must stand in memory."""
+    """Whether the scores of `call` must stand in memory: for gradients, dropout, a soft cap, or want of a kernel."""
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in (call.query, call.key, call.value))
-    return trains or call.dropout > 0 or call.softcap is not None
+    return trains or call.dropout > 0 or call.softcap is not None or not _has_kernel(call.value, call.query.shape[3])
+
+
+def _has_kernel(value: torch.Tensor, width: int) -> bool:
+    """Whether a kernel gives the log-sum-exp here: torch's on a CPU, FlashAttention on a GPU."""
+    if width != value.shape[3]:
+        return False
+    if value.device.type == "cpu":
+        return _CPU_KERNEL is not None
+    if value.device.type != "cuda" or _GPU_KERNEL is None or value.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability(value.device)[0] >= 8
 
 
 def attend(call: Call, sets: list[ScoreSet]) -> torch.Tensor:
@@ -71,26 +82,24 @@ def _by_shares(call: Call, sets: list[ScoreSet]) -> torch.Tensor:
 def _part(call: Call, one: ScoreSet) -> tuple[torch.Tensor, torch.Tensor]:
     """The output over one set alone, [B, K, H/K t, Dv], and the log-sum-exp of its scores, [B, K, H/K t]."""
     query, mask = _fold(one)
-    same = query.shape[3] == one.value.shape[3]
-    if query.device.type == "cpu" and same and _CPU_KERNEL is not None:
+    if query.device.type == "cpu":
         bias = None
         if mask is not None:
             # Finite, because the kernel's log-sum-exp of a row that sees nothing at -inf is 0.
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, lowest)
         return _CPU_KERNEL(query, one.key, one.value, 0.0, False, attn_mask=bias, scale=call.scaling)
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    if mask is None and half and same and query.device.type == "cuda" and _gpu_kernel_takes(query):
+    if mask is None:
         found = _GPU_KERNEL(query, one.key, one.value, 0.0, False, False, scale=call.scaling)
         return found[0], found[1]
+    return _explicit_part(call, one)  # FlashAttention takes no mask; what is masked is no wider than a few blocks
+
+
+def _explicit_part(call: Call, one: ScoreSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_part` with the scores in memory."""
     scores = _scores(call, one)
     total = scores.logsumexp(dim=-1)
     return (scores - total[..., None]).exp().to(one.value.dtype) @ one.value, total
-
-
-def _gpu_kernel_takes(query: torch.Tensor) -> bool:
-    width = query.shape[3]
-    return _GPU_KERNEL is not None and width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability()[0] >= 8
 
 
 def _with_scores(call: Call, sets: list[ScoreSet]) -> torch.Tensor:
