@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ctxforge import positions, rope
+from ctxforge.rope.clex_ode import clex_frequencies
 from ctxforge.rope.methods import find_method
 
 TRAINED = 64
@@ -70,8 +72,17 @@ class Case:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        options = ",".join(f"{key}={value}" for key, value in self.parameters.items())
+        shown = {key: "..." if isinstance(value, tuple) else value for key, value in self.parameters.items()}
+        options = ",".join(f"{key}={value}" for key, value in shown.items())
         return f"{self.kind}-{self.method}" + (f"[{options}]" if options else "")
+
+
+def learned_tables(pairs: int) -> tuple[float, ...]:
+    """What a CLEX model of these pairs might have learned, for t = 1 to TARGET / TRAINED."""
+    draw = np.random.default_rng(5)
+    up, down = draw.normal(0, 0.3, (pairs, 16)), draw.normal(0, 0.003, (16, pairs))
+    scales = range(1, TARGET // TRAINED + 1)
+    return tuple(frequency for t in scales for frequency in clex_frequencies(up, down, 1e4, t, step=0.1))
 
 
 ROTARY = (
@@ -85,6 +96,12 @@ ROTARY = (
     Case("gpt_neox", "dynamic-yarn"),
     Case("glm", "xpos", {"scale_base": 40}),
     Case("glm", "dynamic-yarn"),
+    Case("llama", "dynamic-ntk-exact", {"steps": 5}),
+    Case("qwen3", "dynamic-ntk-exact", {"factor": 2}),
+    Case("gpt_neox", "dynamic-ntk-exact"),
+    Case("glm", "dynamic-ntk-exact"),
+    Case("gpt_neox", "clex-dynamic", {"frequencies": learned_tables(4)}),
+    Case("qwen3", "clex-dynamic", {"frequencies": learned_tables(8)}),
 )
 SLOPES = (
     Case("bloom", "alibi-interpolation"),
@@ -95,7 +112,12 @@ SLOPES = (
     Case("falcon-grouped", "alibi-interpolation", {"dynamic": True}),
 )
 # Windows, a score cap, layers without RoPE: no dense reference of their own, the rest of the battery holds.
-FURTHER = (Case("mistral", "dynamic-yarn"), Case("gemma2", "xpos"), Case("smollm3", "dynamic-yarn"))
+FURTHER = (
+    Case("mistral", "dynamic-yarn"),
+    Case("gemma2", "xpos"),
+    Case("smollm3", "dynamic-yarn"),
+    Case("smollm3", "dynamic-ntk-exact"),
+)
 
 
 def save_stock(kind: str, folder: Path) -> Path:

@@ -40,13 +40,44 @@ def xpos(scale_base: float, offset: int = 0) -> Factor:
 def dynamic_yarn(trained: int, steps: int, ramp: list[float]) -> Factor:
     """YaRN's table for each query alone, from its own position."""
 
+    def table(scale: float, frequencies: list[float]) -> tuple[list[float], float]:
+        changed = [f * (g / scale + 1 - g) for f, g in zip(frequencies, ramp, strict=True)]
+        return changed, 0.1 * math.log(scale) + 1
+
+    return _by_query(trained, steps, table)
+
+
+def dynamic_ntk(trained: int, steps: int, factor: float) -> Factor:
+    """The NTK-aware base for each query alone: f_i = b'^(-2i/d), b' = b (factor s - (factor - 1))^(d/(d-2))."""
+
+    def table(scale: float, frequencies: list[float]) -> tuple[list[float], float]:
+        d = 2 * len(frequencies)
+        base = frequencies[1] ** (-d / 2) * (factor * scale - (factor - 1)) ** (d / (d - 2))
+        return [base ** (-2 * i / d) for i in range(d // 2)], 1.0
+
+    return _by_query(trained, steps, table)
+
+
+def clex(trained: int, tables: list[float]) -> Factor:
+    """The table of t = ceil(l / L0) for each query alone; float32 tables, as a stock rotary module's are."""
+    tables = torch.tensor(tables, dtype=torch.float32).tolist()
+
+    def table(scale: float, frequencies: list[float]) -> tuple[list[float], float]:
+        pairs = len(frequencies)
+        start = min(int(scale) - 1, len(tables) // pairs - 1) * pairs
+        return tables[start : start + pairs], 1.0
+
+    return _by_query(trained, 1, table)
+
+
+def _by_query(trained: int, steps: int, table: Callable[[float, list[float]], tuple[list[float], float]]) -> Factor:
     def factor(distance: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
         rows = []
         for position in range(distance.shape[0]):
-            scale = max(1.0, math.ceil((position + 1) * steps / trained) / steps)
-            table = [f * (g / scale + 1 - g) for f, g in zip(frequencies.tolist(), ramp, strict=True)]
-            temperature = 0.1 * math.log(scale) + 1
-            rows.append(temperature**2 * plain(distance[position], torch.tensor(table, dtype=torch.float64)))
+            changed, temperature = table(
+                max(1.0, math.ceil((position + 1) * steps / trained) / steps), frequencies.tolist()
+            )
+            rows.append(temperature**2 * plain(distance[position], torch.tensor(changed, dtype=torch.float64)))
         return torch.stack(rows)
 
     return factor

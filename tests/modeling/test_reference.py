@@ -29,15 +29,22 @@ LENGTH = 150
 Folders = Callable[[Any], Path]
 
 
+def explicit_factor(parameters: dict[str, Any], trained: int, offset: int = 0) -> reference.Factor:
+    """What the parameters in a converted config say; `offset` tokens too far for xPos."""
+    if "scale_base" in parameters:
+        return reference.xpos(parameters["scale_base"], offset=offset)
+    if "ramp" in parameters:
+        return reference.dynamic_yarn(trained, parameters["steps"], parameters["ramp"])
+    if "tables" in parameters:
+        return reference.clex(trained, parameters["tables"])
+    return reference.dynamic_ntk(trained, parameters["steps"], parameters["factor"])
+
+
 def explicit(case: Case, source: Path, converted: Path, **changes: Any) -> Any:
     """The dense reference of a RoPE case."""
     parameters = read_config(converted)["ctxforge"]["parameters"]
     options: dict[str, Any] = {"interleaved": case.kind == "glm", "block_length": parameters.get("block_length")}
-    if case.method == "dynamic-yarn":
-        factor = reference.dynamic_yarn(TRAINED, parameters["steps"], parameters["ramp"])
-    else:
-        factor = reference.xpos(parameters["scale_base"])
-    options = {"factor": factor, **options, **changes}
+    options = {"factor": explicit_factor(parameters, TRAINED), **options, **changes}
     model = stock(source)
     if case.method == "xpos-abf":
         rotary = model.model.rotary_emb
@@ -54,23 +61,22 @@ def test_rotary_systems_equal_the_dense_reference(case: Case, sources: Folders, 
     assert difference(chunked(model, ids, 7), wanted) < 1e-5
 
 
-@pytest.mark.parametrize("case", [case for case in ROTARY if case.kind in ("llama", "glm")], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in ROTARY if case.kind in ("llama", "glm") or case.method == "clex-dynamic"], ids=str
+)
 def test_the_reference_tells_wrong_systems_apart(case: Case, sources: Folders, converted: Folders) -> None:
     folder, ids, source = converted(case), tokens(1, LENGTH), sources(case.kind)
     found = whole(remote(folder), ids)
     assert difference(whole(explicit(case, source, folder, interleaved=case.kind != "glm"), ids), found) > 1e-3
     assert difference(whole(stock(source), ids), found) > 1e-3
     parameters = read_config(folder)["ctxforge"]["parameters"]
-    if case.method == "dynamic-yarn":
-        late = reference.dynamic_yarn(TRAINED + 1, parameters["steps"], parameters["ramp"])
-    else:
-        late = reference.xpos(parameters["scale_base"], offset=1)
+    late = explicit_factor(parameters, TRAINED + 1, offset=1)
     assert difference(whole(explicit(case, source, folder, factor=late), ids), found) > 1e-3
     if parameters.get("block_length"):
         assert difference(whole(explicit(case, source, folder, block_length=None), ids), found) > 1e-3
 
 
-@pytest.mark.parametrize("case", [ROTARY[1], ROTARY[3], ROTARY[8]], ids=str)
+@pytest.mark.parametrize("case", [ROTARY[1], ROTARY[3], ROTARY[8], ROTARY[10], ROTARY[14]], ids=str)
 def test_gradients_equal_the_dense_reference(case: Case, sources: Folders, converted: Folders) -> None:
     ids = tokens(2, 90)
     found, wanted = {}, {}
@@ -118,8 +124,8 @@ def test_slopes_left_alone_are_the_stock_model(kind: str, sources: Folders, conv
     assert difference(found, wanted) < 1e-5
 
 
-@pytest.mark.parametrize("case", [case for case in ROTARY if case.method == "dynamic-yarn"], ids=str)
-def test_dynamic_yarn_is_the_stock_model_up_to_the_trained_length(
+@pytest.mark.parametrize("case", [case for case in ROTARY if "dynamic" in case.method], ids=str)
+def test_a_dynamic_method_is_the_stock_model_up_to_the_trained_length(
     case: Case, sources: Folders, converted: Folders
 ) -> None:
     ids = tokens(2, TRAINED + 1)
