@@ -58,6 +58,7 @@ ATTACHMENTS = (
         ),
         cannot=(
             "Tell which of two old chunks came first: all of them stand at the same distances.",
+            "See past the model's own sliding window, where it has one.",
             "Save memory: all keys are kept.",
         ),
         needs="nothing",

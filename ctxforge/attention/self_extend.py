@@ -94,7 +94,11 @@ ATTACHMENTS = (
             "Reaches (L0 - w) g + w tokens without training, and sees every one of them.",
             "Short texts, up to the window, are the unmodified model's.",
         ),
-        cannot=("Tell the order of tokens within a far group.", "Save memory: all keys are kept, and two copies."),
+        cannot=(
+            "Tell the order of tokens within a far group.",
+            "See past the model's own sliding window, where it has one.",
+            "Save memory: all keys are kept, and two copies.",
+        ),
         needs="nothing",
         cost="prefill as full attention and a little; a decoded token as full attention; keys are held three times",
         engines="transformers 5.12 or later, with trust_remote_code",

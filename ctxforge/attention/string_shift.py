@@ -58,6 +58,7 @@ ATTACHMENTS = (
         can=("Use the length that the model already has better, far retrieval above all; sees every token.",),
         cannot=(
             "Extend: it reaches S - W tokens past the length it starts from; add a RoPE method to go farther.",
+            "See past the model's own sliding window, where it has one.",
             "Tell tokens W to S back from those S to 2 S - W back by distance: two of them share each.",
         ),
         needs="nothing",
