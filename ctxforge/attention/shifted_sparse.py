@@ -51,7 +51,7 @@ def shifted_sparse_attention(model: Any, group: int) -> Iterator[None]:
     """While this is open, `model` attends in shifted sparse groups whenever it is in training mode.
 
     In evaluation mode it attends in full. Positions are those that the model rotates with. Padded and packed batches
-    are right: padding sees itself alone, and each text itself. A last group may be shorter. With activation
+    are right: no token sees padding before its text, or another text. A last group may be shorter. With activation
     checkpointing the backward pass must run inside too, since it calls attention again.
 
     Args:
@@ -252,7 +252,10 @@ def _mask(model: Any) -> Callable[..., Any]:
         joined = mask_function(row, torch.zeros_like(row), later, later - 1).expand(batch_size, -1)
         text = torch.nn.functional.pad((~joined).long().cumsum(dim=1), (1, 0))
         if attention_mask is not None:
-            text = text.masked_fill(~attention_mask.bool(), -1)
+            kept = attention_mask.bool()
+            # Padding after a row's text is later than all of it, and needs no hiding.
+            if bool((kept[:, 1:] & ~kept[:, :-1]).any()) or bool((text != 0).any()):
+                return text.masked_fill(~kept, -1)
         return text if bool((text != 0).any()) else None
 
     return mask

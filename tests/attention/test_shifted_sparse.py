@@ -12,6 +12,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 import ctxforge
+from ctxforge.attention import shifted_sparse
 from ctxforge.attention.shifted_sparse import grouped_attention, pattern, resolve, shifted_sparse_attention
 from ctxforge.attention.types import Situation
 from ctxforge.errors import UnsupportedError, UsageError
@@ -169,7 +170,7 @@ def test_evaluation_attends_in_full_with_and_without_a_cache(folders: Folders) -
         assert difference(whole(model, ids), wanted) > 1e-3
 
 
-def test_padding_on_either_side_and_packed_texts(folders: Folders) -> None:
+def test_padding_on_either_side_and_packed_texts(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, ids = folders("llama"), tokens(2, 75)
     model = stock(folder).train()
     texts = torch.zeros_like(ids)
@@ -181,6 +182,24 @@ def test_padding_on_either_side_and_packed_texts(folders: Folders) -> None:
         assert difference(found[texts >= 0], wanted[texts >= 0]) < 1e-5
         assert found.isfinite().all()
         assert difference(whole(model, ids)[0, 9:], wanted[0, 9:]) > 1e-3
+    right = torch.ones_like(ids)
+    right[0, 50:] = 0
+    told: list[Any] = []
+    real = shifted_sparse.grouped_attention
+
+    def listening(*given: Any, **options: Any) -> torch.Tensor:
+        told.append(options["documents"])
+        return real(*given, **options)
+
+    monkeypatch.setattr(shifted_sparse, "grouped_attention", listening)
+    with shifted_sparse_attention(model, GROUP):
+        found = whole(model, ids, attention_mask=right)
+        assert told == [None, None, None]  # padding at the end costs no mask
+        assert difference(found[0, :50], whole(model, ids[:1, :50])[0]) < 1e-5
+        assert difference(found[1], whole(model, ids)[1]) < 1e-5
+        found = whole(model, ids, attention_mask=right.flip(1))
+        assert all(documents is not None for documents in told[-3:])
+    monkeypatch.undo()
     places = torch.cat((torch.arange(40), torch.arange(35))).expand(2, -1)
     texts = (torch.arange(75) >= 40).long().expand(2, -1)
     wanted = whole(dense_model(folder, 75, texts).train(), ids, position_ids=places)
