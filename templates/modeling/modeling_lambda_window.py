@@ -26,8 +26,9 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from .ctxforge_attention import Call
-from .ctxforge_lambda import Geometry, Span, attend_blocks, attend_one, key_reality, padding_mask
+from .ctxforge_lambda import attend_blocks, attend_one
 from .ctxforge_runtime import RotarySystem, build_class, register
+from .ctxforge_span import Geometry, Span, key_reality, padding_mask
 from .ctxforge_window_cache import WindowLayer, evicting_layer
 
 
