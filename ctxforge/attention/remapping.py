@@ -16,8 +16,9 @@ def usable_length(situation: Situation) -> int:
 def refuse_dynamic(name: str, situation: Situation) -> None:
     """Raise UsageError beside a method whose table changes with the length: keys are rotated once and kept."""
     if not situation.static:
+        whose = "the model's own scaling" if situation.method == "none" else situation.method
         raise UsageError(
-            f"{name} keeps rotated keys, and the table of {situation.method} changes with the length",
+            f"{name} keeps rotated keys, and the table of {whose} changes with the length",
             "choose a static method, such as yarn, or none",
         )
 
