@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from tests.attention.battery import every_architecture, every_system, holds_or_is_refused, systems
+from tests.attention.battery import attachment_of, every_architecture, every_system, holds_or_is_refused, systems
 from tests.modeling.emitted import difference, read_config, remote, tokens, whole
 
 Folders = Callable[..., Path]
@@ -24,7 +24,7 @@ def test_a_saved_model_loads_again(name: str, kind: str, emitted: Folders, tmp_p
         model = remote(folder)
         model.save_pretrained(tmp_path / "saved")
         before, after = read_config(folder), read_config(tmp_path / "saved")
-        assert before["ctxforge"]["system"] == systems()[name].system
+        assert before["ctxforge"]["system"] == systems()[attachment_of(name)].system
         for key in ("model_type", "architectures", "auto_map", "attn_implementation", "ctxforge"):
             assert after[key] == before[key]
         for file in folder.glob("*.py"):

@@ -67,7 +67,7 @@ def test_the_folder_alone_gives_the_same(python: tuple[str, str], kind: str, emi
     program, version = python
     ids, copies = tokens(2, 100), []
     for name in TESTED:
-        copies.append(Path(shutil.copytree(emitted(name, kind), tmp_path / f"{name}-alone")))
+        copies.append(Path(shutil.copytree(emitted(name, kind), tmp_path / name.replace(" ", "-"))))
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     arguments = [json.dumps([*map(str, copies)]), json.dumps(ids.tolist()), str(NEW)]
     ran = subprocess.run(
