@@ -94,6 +94,11 @@ class Encoder:
         return tuple(self._batch([text])[0])
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None and backend.truncation is None and backend.padding is None:
+            # The same ids as the call below gives, without what it makes around them: half of a prompt's time.
+            encode = getattr(backend, "encode_batch_fast", backend.encode_batch)
+            return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
         found = self.tokenizer(
             texts,
             add_special_tokens=False,
