@@ -202,14 +202,16 @@ def _attention(model: Any, group: int) -> Callable[..., Any]:
             )
             return whole
         if kwargs.get("is_causal", getattr(module, "is_causal", True)) is False:
-            raise NotImplementedError("s2-attn is causal: this layer sees later tokens")
+            raise UnsupportedError("s2-attn is causal, and this layer sees later tokens", "train with full attention")
         for unserved in ("softcap", "s_aux", "sliding_window"):
             if kwargs.get(unserved) is not None:
-                raise NotImplementedError(f"s2-attn does not serve {unserved}: train this model with full attention")
+                raise UnsupportedError(f"s2-attn does not serve {unserved}", "train this model with full attention")
         if query.shape[2] != key.shape[2]:
-            raise NotImplementedError("s2-attn trains on whole texts: leave the cache out (use_cache=False)")
+            raise UnsupportedError("s2-attn trains on whole texts, not with a cache", "pass use_cache=False")
         if attention_mask is not None and attention_mask.ndim != 2:
-            raise NotImplementedError("s2-attn reads an attention_mask of [rows, tokens] only")
+            raise UnsupportedError(
+                "s2-attn reads an attention_mask of [rows, tokens] only", "pass the padding mask, or none"
+            )
         output = grouped_attention(query, key, value, group, scaling=scaling, dropout=dropout, documents=attention_mask)
         return output.transpose(1, 2).contiguous(), None
 
@@ -243,9 +245,9 @@ def _mask(model: Any) -> Callable[..., Any]:
             )
             return full
         if q_length != kv_length:
-            raise NotImplementedError("s2-attn trains on whole texts: leave the cache out (use_cache=False)")
+            raise UnsupportedError("s2-attn trains on whole texts, not with a cache", "pass use_cache=False")
         if kwargs.get("use_vmap"):
-            raise NotImplementedError("s2-attn does not serve this model's own mask: train it with full attention")
+            raise UnsupportedError("s2-attn does not serve this model's own mask", "train it with full attention")
         row = torch.arange(batch_size, device=device)[:, None]
         later = torch.arange(1, q_length, device=device)[None, :]
         # Packed texts: a new one begins where a token does not see the one before.

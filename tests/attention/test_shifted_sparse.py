@@ -240,9 +240,9 @@ def test_what_is_refused(folders: Folders, tmp_path: Path) -> None:
         pass
     with shifted_sparse_attention(model, GROUP):
         model.train()
-        with pytest.raises(NotImplementedError, match="leave the cache out"):
+        with pytest.raises(UnsupportedError, match="whole texts, not with a cache"):
             chunked(model, ids, 20)
-        with pytest.raises(NotImplementedError, match="rows, tokens"):
+        with pytest.raises(UnsupportedError, match="rows, tokens"):
             model(input_ids=ids, use_cache=False, attention_mask=torch.ones(1, 1, 40, 40, dtype=torch.bool))
 
 
