@@ -16,6 +16,7 @@ _MODULES = (
     "blockwise_causal",
     "longnet",
     "lambda_window",
+    "infllm",
     "self_extend",
     "rerope",
     "dual_chunk",

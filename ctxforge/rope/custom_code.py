@@ -124,6 +124,18 @@ SYSTEMS: dict[str, System] = {
             "ctxforge_window_cache.py",
         ),
     ),
+    "infllm": System(
+        "modeling_infllm.py",
+        "ctxforge_infllm",
+        "attachment",
+        (
+            "ctxforge_block_attention.py",
+            "ctxforge_block_cache.py",
+            "ctxforge_block_memory.py",
+            "ctxforge_score_sets.py",
+            "ctxforge_span.py",
+        ),
+    ),
     "longnet": System("modeling_longnet.py", "ctxforge_longnet", "attachment", _PIECES),
     "self_extend": System("modeling_self_extend.py", "ctxforge_self_extend", "attachment", _REMAPPING),
     "rerope": System("modeling_rerope.py", "ctxforge_rerope", "attachment", _REMAPPING),

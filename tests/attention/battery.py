@@ -19,7 +19,7 @@ from transformers.modeling_utils import AttentionInterface
 
 import ctxforge
 from ctxforge.attention import attachments
-from ctxforge.attention.reference import Pattern, dense_attention
+from ctxforge.attention.reference import Pattern, causal, dense_attention, distances
 from ctxforge.attention.types import Attachment
 from ctxforge.errors import CtxforgeError
 from tests.modeling.emitted import TARGET, difference, read_config, remote, stock, tokens, whole
@@ -53,11 +53,34 @@ class Row:
     refusals: Mapping[str, str] = field(default_factory=dict)
 
 
+def within(window: int) -> Callable[[Mapping[str, Any], int, int], Pattern]:
+    """Everything is seen, at most `window` tokens away: InfLLM that chooses all blocks."""
+
+    def pattern(_parameters: Mapping[str, Any], length: int, _heads: int) -> Pattern:
+        return Pattern(causal(length), distances(length).clamp(max=window))
+
+    return pattern
+
+
 ROWS: dict[str, Row] = {
     "blockwise-causal": Row("block=12", "block=32", 64),
     "lm-infinite": Row("window=16,sinks=4", "window=60,sinks=4", 60),
     "lm-infinite keeping": Row("window=16,sinks=4,evict=false", "window=60,sinks=4,evict=false", 60),
     "streaming-llm": Row("window=16,sinks=4", "window=60,sinks=4", 60),
+    "infllm": Row(
+        "window=16,sinks=3,block=5,topk=2,representatives=2",
+        "window=60,sinks=4,block=5",
+        60,
+        dense="window=16,sinks=3,block=5,topk=1000",
+        pattern=within(16),
+    ),
+    "infllm offloading": Row(
+        "window=16,sinks=3,block=5,topk=2,representatives=2,offload=true",
+        "window=60,sinks=4,block=5,offload=true",
+        60,
+        dense="window=16,sinks=3,block=5,topk=1000,offload=true",
+        pattern=within(16),
+    ),
     "longnet": Row("segments=12/48/192,dilations=1/2/3", "segments=256,dilations=1"),
     "self-extend": Row("window=12,group=6", "window=60,group=60", 60),
     "rerope": Row("window=12", "window=60", 60),
