@@ -12,8 +12,8 @@ method (`yarn-paper`), an attachment with its parameters (`lm-infinite:sinks=4`)
 with what their defaults choose for the target.
 
 The output folder gets `attention-quality.json` (whole reports) and `attention-quality.md`. The same command goes on
-after the systems that are already in there; what they depend on is recorded with them (weights, text, emitted code, settings,
-versions). `--from` prints the tables of such files again, later ones over earlier ones, and measures nothing.
+after the systems that are already in there; what they depend on is recorded with them (weights, text, emitted code,
+settings, versions). `--from` prints the tables of such files again, later ones over earlier ones, and measures nothing.
 """
 
 from __future__ import annotations
@@ -311,6 +311,7 @@ class Bench:
         name = "".join(c if c.isalnum() else "_" for c in f"{self.model.name}_{self.target}_{system.name}")
         with tempfile.TemporaryDirectory() as temporary:
             out = (self.work or Path(temporary)) / name
+            out.parent.mkdir(parents=True, exist_ok=True)
             yield ctxforge.extend(
                 self.model.folder, method=system.method, attach=system.attach, to=self.target, out=out, overwrite=True
             )
