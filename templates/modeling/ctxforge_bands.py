@@ -43,8 +43,9 @@ def banded(
     value: torch.Tensor,
     window: int,
     far: tuple[torch.Tensor, torch.Tensor] | None,
-) -> torch.Tensor:
-    """Attention's output [B, H, t, D] of t queries with a full window each.
+    output: torch.Tensor,
+) -> None:
+    """Write attention's output [B, H, t, D] of t queries with a full window each into `output`.
 
     Args:
         call: for its scaling.
@@ -52,18 +53,22 @@ def banded(
         key, value: [B, K, W - 1 + t, D], rotated as the queries are; the last t are the queries' own.
         window: W.
         far: scores [B, H, t, n] and values [B, K, n, D] of the sinks out of the window; None for none.
+        output: [B, H, t, D].
     """
     rows, heads, count, dims = query.shape
     groups, work = heads // key.shape[1], torch.promote_types(value.dtype, torch.float32)
     query, key = query.to(value.dtype), key.to(value.dtype)
     own, oldest, middle = slice(window - 1, None), slice(0, count), slice(count, window - 1)
-    pairs = []
-    for states in (key, value):
-        both = torch.cat((states[:, :, own], states[:, :, oldest].flip(2)))
-        pairs.append(both.repeat_interleave(groups, dim=1) if groups > 1 else both)
-    found, total = _run(call, torch.cat((query, query.flip(2))), *pairs, causal=True)
-    parts = [found[:rows], found[rows:].flip(2)]
-    totals = [total[:rows], total[rows:].flip(2)]
+    parts, totals = [], []
+    for which, backwards in ((own, False), (oldest, True)):
+        # Key heads are rows, each with the queries of its group: no key is copied for the heads that share it.
+        ends = [query, key[:, :, which], value[:, :, which]]
+        ends = [states.flip(2) for states in ends] if backwards else ends
+        ends = [states.reshape(rows * key.shape[1], -1, count, dims) for states in ends]
+        found, total = _run(call, *(states.expand(-1, groups, -1, -1) for states in ends), causal=True)
+        found, total = found.reshape(rows, heads, count, dims), total.reshape(rows, heads, count)
+        parts.append(found.flip(2) if backwards else found)
+        totals.append(total.flip(2) if backwards else total)
     if middle.stop > middle.start:
         grouped = query.reshape(rows, key.shape[1], groups * count, dims)
         found, total = _run(call, grouped, key[:, :, middle], value[:, :, middle], causal=False)
@@ -76,10 +81,12 @@ def banded(
         parts.append((weights @ far[1].to(work)).reshape(rows, heads, count, dims))
         totals.append(summed)
     shares = torch.stack([total.to(work) for total in totals]).softmax(dim=0)
-    output = parts[0].to(work) * shares[0][..., None]
+    merged = output if output.dtype == work else torch.empty_like(output, dtype=work)
+    torch.mul(parts[0], shares[0][..., None], out=merged)
     for part, share in zip(parts[1:], shares[1:], strict=True):
-        output.addcmul_(part.to(work), share[..., None])
-    return output.to(value.dtype)
+        merged.addcmul_(part.to(work), share[..., None])
+    if merged is not output:
+        output.copy_(merged)
 
 
 def _run(call: Call, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, causal: bool) -> Any:

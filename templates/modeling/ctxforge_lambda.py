@@ -13,11 +13,13 @@ from torch import nn
 
 from .ctxforge_attention import softmax_attention
 from .ctxforge_bands import BLOCK, banded, serves
-from .ctxforge_span import Span, find_indices, take, widen
+from .ctxforge_span import Output, Span, find_indices, take, widen
 from .ctxforge_span_masks import Masks
 
 # Keys are rotated once for this many windows of queries, so that copies stay small and angles too.
 _WINDOWS_OF_SPAN = 4
+# Blocks of queries with a full window each that one call of a kernel takes.
+_BLOCKS_AT_ONCE = 4
 # Kernels want dimensions of a head in multiples of this.
 _MULTIPLE = 8
 
@@ -61,12 +63,12 @@ def attend_blocks(span: Span) -> torch.Tensor:
     """Attention's output for many queries, [B, H, T, Dv], a block at a time."""
     call, window = span.call, span.geometry.window
     total, past = call.query.shape[2], call.key.shape[2] - call.query.shape[2]
-    start, found = 0, []
+    start, output = 0, Output(call)
     if call.mask is None and span.real is None and past == 0 and call.softcap is None and call.sinks is None:
         start = min(window, total)
         first = call.query_positions[:, :start]
         if int((first.amax(dim=1) - first.amin(dim=1)).max()) < window:
-            found.append(_causal(span, start))
+            output.add(_causal(span, start))
         else:
             start = 0
     sinks = _sinks(span)
@@ -74,9 +76,9 @@ def attend_blocks(span: Span) -> torch.Tensor:
     step = max(_WINDOWS_OF_SPAN * window, span.geometry.block)
     for stop, answer in ((full, _span), (total, _middle)):
         for begin in range(start, stop, step):
-            found.extend(answer(span, sinks, slice(begin, min(begin + step, stop)), past))
+            answer(span, sinks, slice(begin, min(begin + step, stop)), past, output)
         start = stop
-    return found[0] if len(found) == 1 else torch.cat(found, dim=2)
+    return output.whole()
 
 
 def _causal(span: Span, stop: int) -> torch.Tensor:
@@ -115,40 +117,57 @@ def _full_windows(span: Span, sinks: torch.Tensor | None, past: int) -> int:
     return never if first >= never or gaps else first
 
 
-def _middle(span: Span, sinks: torch.Tensor | None, queries: slice, past: int) -> list[torch.Tensor]:
+def _middle(span: Span, sinks: torch.Tensor | None, queries: slice, past: int, output: Output) -> None:
     """Outputs of blocks of `queries` that have a full window each."""
     call, geometry = span.call, span.geometry
     keys = slice(past + queries.start - geometry.window + 1, past + queries.stop)
-    query, key, value = _turned(span, queries, keys)
-    scores = far_value = None
-    if sinks is not None:
-        scores, _ = _far_scores(span, sinks, queries)
-        far_value = take(call.value, sinks)
-    found, count = [], queries.stop - queries.start
+    key, value = _turned(span, call.key, call.key_positions, keys, queries), call.value[:, :, keys]
+    far_key = far_value = None
+    if sinks is not None:  # all these queries have them at one distance, so it is the keys that are turned
+        distance = geometry.far_query(call.query_positions.amax(dim=1, keepdim=True)) - geometry.far_sink(
+            call.key_positions.gather(1, sinks)
+        )
+        far_key, far_value = span.turn(take(call.key, sinks), -distance), take(call.value, sinks)
     size = max(min(BLOCK, geometry.window // 2), 1)
-    for start in range(0, count, size):
-        block = slice(start, min(start + size, count))
-        near = slice(start, block.stop + geometry.window - 1)
-        far = None if scores is None else (scores[:, :, block], far_value)
-        part = query[:, :, block], key[:, :, near], value[:, :, near]
-        found.append(banded(call, *part, geometry.window, far))
-    return found
+    start = queries.start
+    while start < queries.stop:
+        count = max(min((queries.stop - start) // size, _BLOCKS_AT_ONCE), 1)
+        part = slice(start, min(start + count * size, queries.stop))
+        query = _turned(span, call.query, call.query_positions, part, queries)
+        scores = None if far_key is None else _products(call.query[:, :, part].to(far_key.dtype), far_key)
+        near = slice(start - queries.start, part.stop - queries.start + geometry.window - 1)
+        room = output.room(part)
+        for row in range(len(query)):
+            blocks = [_as_rows(states[row], count) for states in (query, *(() if scores is None else (scores,)), room)]
+            windows = [_windows(states[row, :, near], count, geometry.window) for states in (key, value)]
+            far = None if far_value is None else (blocks[1], far_value[row].expand(count, -1, -1, -1))
+            banded(call, blocks[0], *windows, geometry.window, far, blocks[-1])
+        start = part.stop
 
 
-def _turned(span: Span, queries: slice, keys: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries and keys of these ranges, rotated about the first query of each row, and the values."""
-    call = span.call
-    base = call.query_positions[:, queries.start : queries.start + 1]
-    query = span.turn(call.query[:, :, queries], call.query_positions[:, queries] - base)
-    key = span.turn(call.key[:, :, keys], call.key_positions[:, keys] - base)
-    return query, key, call.value[:, :, keys]
+def _as_rows(states: torch.Tensor, count: int) -> torch.Tensor:
+    """[count, h, t, n] of [h, count * t, n], without a copy: blocks of queries as rows of their own."""
+    return states.unflatten(1, (count, -1)).transpose(0, 1)
 
 
-def _span(span: Span, sinks: torch.Tensor | None, queries: slice, past: int) -> list[torch.Tensor]:
+def _windows(states: torch.Tensor, count: int, window: int) -> torch.Tensor:
+    """The keys [count, h, window - 1 + t, n] of each block, of [h, window - 1 + count * t, n], without a copy."""
+    size = (states.shape[1] - window + 1) // count
+    return states.unfold(1, window - 1 + size, size).permute(1, 0, 3, 2)
+
+
+def _turned(span: Span, states: torch.Tensor, positions: torch.Tensor, which: slice, queries: slice) -> torch.Tensor:
+    """This range of the states, rotated about the first of `queries`, each row's own."""
+    base = span.call.query_positions[:, queries.start : queries.start + 1]
+    return span.turn(states[:, :, which], positions[:, which] - base)
+
+
+def _span(span: Span, sinks: torch.Tensor | None, queries: slice, past: int, output: Output) -> None:
     """Outputs of the blocks of `queries`, whose keys are rotated together."""
     call, geometry = span.call, span.geometry
     keys = slice(_first_key(span, queries.start, queries.stop, past, 0), past + queries.stop)
-    query, key, value = _turned(span, queries, keys)
+    query = _turned(span, call.query, call.query_positions, queries, queries)
+    key, value = _turned(span, call.key, call.key_positions, keys, queries), call.value[:, :, keys]
     if sinks is not None and int(call.query_positions[:, queries].max()) < geometry.window:
         sinks = None
     far = None
@@ -158,15 +177,14 @@ def _span(span: Span, sinks: torch.Tensor | None, queries: slice, past: int) -> 
         value, far_value = (widen(part, query.shape[3]) for part in (value, far_value))
         far = (far_key, far_value)
     room = _Room(span, key, value, far)
-    masks, found = Masks(span, sinks), []
+    masks = Masks(span, sinks)
     for start in range(queries.start, queries.stop, geometry.block):
         block = slice(start, min(start + geometry.block, queries.stop))
         near = slice(_first_key(span, block.start, block.stop, past, keys.start), past + block.stop)
         block_key, block_value = room.of(slice(near.start - keys.start, near.stop - keys.start))
         asked = query[:, :, block.start - queries.start : block.stop - queries.start]
-        output = softmax_attention(call, asked, block_key, block_value, masks.of(block, near, past))
-        found.append(output[..., : call.value.shape[3]])
-    return found
+        found = softmax_attention(call, asked, block_key, block_value, masks.of(block, near, past))
+        output.add(found[..., : call.value.shape[3]])
 
 
 class _Room:
@@ -232,10 +250,15 @@ def _far_rotated(span: Span, sinks: torch.Tensor, queries: slice) -> tuple[torch
 def _far_scores(span: Span, sinks: torch.Tensor, queries: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores [B, H, t, n] of the sinks out of the window, before scaling, and a unit vector [B, K, n, n] for each."""
     asked, far = _far_rotated(span, sinks, queries)
-    rows, heads, count, dims = asked.shape
-    grouped = asked.reshape(rows, far.shape[1], -1, dims)
-    scores = (grouped @ far.transpose(2, 3)).reshape(rows, heads, count, far.shape[2])
+    scores = _products(asked, far)
     return scores, torch.eye(far.shape[2], dtype=far.dtype, device=far.device).expand(*far.shape[:2], -1, -1)
+
+
+def _products(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """q.k of all pairs, [B, H, t, n], for queries [B, H, t, D] and keys [B, K, n, D]."""
+    rows, heads, count, dims = query.shape
+    grouped = query.reshape(rows, key.shape[1], -1, count, dims)
+    return (grouped @ key[:, :, None].transpose(3, 4)).reshape(rows, heads, count, key.shape[2])
 
 
 def _with_far_scores(

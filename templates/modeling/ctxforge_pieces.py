@@ -36,7 +36,8 @@ class Piece:
         queries, keys: indices along the sequence.
         causal: the i-th of these queries sees the first i + 1 of these keys, of which there are as many; otherwise
             each sees all.
-        first: no piece before this one has any of these queries, so there is nothing to merge with.
+        first: no piece before this one has any of these queries, so there is nothing to merge with. Either
+            no piece is a first one, or each query of each head stands in one.
     """
 
     heads: slice
@@ -101,8 +102,12 @@ class _Merged(torch.autograd.Function):
         softcap: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         precise = torch.promote_types(query.dtype, torch.float32)
-        output = value.new_zeros(*query.shape[:3], value.shape[3], dtype=precise)
-        total = query.new_full(query.shape[:3], -torch.inf, dtype=precise)
+        rows, heads, count, _ = query.shape
+        # Tokens before heads, as the layer wants it.
+        output = value.new_empty(rows, count, heads, value.shape[3], dtype=precise).transpose(1, 2)
+        total = query.new_full((rows, heads, count), -torch.inf, dtype=precise)
+        if not any(piece.first for piece in pieces):
+            output.zero_()
         for piece in pieces:
             q, k, v = _take(piece, query, key, value)
             part, lse = _attend(q, k, v, piece.causal, scaling, softcap)

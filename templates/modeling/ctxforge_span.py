@@ -76,6 +76,39 @@ class Span:
         return rotate(states, positions, self.table, interleaved=self.interleaved, amplitude=self.temperature)
 
 
+class Output:
+    """Attention's output, put together from parts in order, tokens before heads in memory as the layer wants it.
+
+    Where no gradient is needed, parts are written where they belong, and nothing is copied twice.
+    """
+
+    def __init__(self, call: Call) -> None:
+        rows, heads, total, _ = call.query.shape
+        states = (call.query, call.key, call.value)
+        self._parts: list[torch.Tensor] = []
+        self._whole, self._filled = None, 0
+        if not (torch.is_grad_enabled() and any(part.requires_grad for part in states)):
+            self._whole = call.value.new_empty(rows, total, heads, call.value.shape[3]).transpose(1, 2)
+
+    def add(self, part: torch.Tensor) -> None:
+        """The next tokens' output, [B, H, t, Dv]."""
+        if self._whole is None:
+            self._parts.append(part.transpose(1, 2))
+        else:
+            self.room(slice(self._filled, self._filled + part.shape[2])).copy_(part)
+
+    def room(self, queries: slice) -> torch.Tensor:
+        """Where the next tokens' output is to be written; only where no gradient is needed."""
+        assert self._whole is not None
+        assert queries.start == self._filled
+        self._filled = queries.stop
+        return self._whole[:, :, queries]
+
+    def whole(self) -> torch.Tensor:
+        """[B, H, T, Dv]."""
+        return torch.cat(self._parts, dim=1).transpose(1, 2) if self._whole is None else self._whole
+
+
 @torch.compiler.disable
 def padding_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """A mask function: None, or [B, 1, 1, S] for padding, where the rest is plainly causal; else the whole mask."""
