@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from attention_quality_tables import contradictions, render  # noqa: E402
+from attention_quality_tables import RESULTS, contradictions, identified, merged, render, write  # noqa: E402
 
 import ctxforge  # noqa: E402
 from ctxforge import pipeline, verification  # noqa: E402
@@ -41,7 +40,6 @@ from ctxforge.attention.registry import attachments  # noqa: E402
 from ctxforge.errors import CtxforgeError  # noqa: E402
 from ctxforge.sources import BUNDLED, bundled_text, resolve_source  # noqa: E402
 
-RESULTS, TABLES = "attention-quality.json", "attention-quality.md"
 # STRING improves the use of a length and does not extend: it needs a method that does.
 ON_A_METHOD = {"string": "yarn-paper"}
 TIER = "quick"
@@ -104,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for results; default: ctxforge's cache folder")
     parser.add_argument("--work", type=Path, help="keep the converted checkpoints in this folder")
     parser.add_argument("--fresh", action="store_true", help="measure again what the output folder holds")
-    parser.add_argument("--check", action="store_true", help="exit 1 when a number contradicts what is published")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a number is not as a system is described")
     parser.add_argument(
         "--from", dest="files", type=Path, nargs="+", metavar="FILE", help="print these, measure nothing"
     )
@@ -120,18 +118,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if options.check and contradictions(records) else 0
 
 
-def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """The records of several result files; of one (model, factor, system) the last one."""
-    found = {_key(record): record for path in files for record in json.loads(path.read_text("utf-8"))["records"]}
-    return list(found.values())
-
-
 def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every system at every factor, in order; what the output folder already holds is not measured again."""
     systems = [parse_system(name) for name in options.systems] if options.systems else default_systems()
     out = options.out or _default_out()
     path = out / RESULTS
-    kept = {_key(record): record for record in (merged([path]) if path.exists() else [])}
+    kept = {identified(record): record for record in (merged([path]) if path.exists() else [])}
     model = Model.chosen(options)
     print(f"results: {path}", file=sys.stderr)
     wanted: list[dict[str, Any]] = []
@@ -139,21 +131,12 @@ def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
         bench = Bench(model, factor, options)
         for system in systems:
             record, again = bench.record(system, kept.get((model.name, factor, system.name)))
-            kept[_key(record)] = record
+            kept[identified(record)] = record
             wanted.append(record)
             write(out, list(kept.values()))
             print(f"{factor:g}x {system.name}: {_said(record)}{' (as before)' if again else ''}", file=sys.stderr)
         bench.close()
     return wanted
-
-
-def write(out: Path, records: list[dict[str, Any]]) -> None:
-    """Both files, the results whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / f"{RESULTS}.part"
-    part.write_text(json.dumps({"schema": 1, "records": records}), "utf-8")
-    part.replace(out / RESULTS)
-    (out / TABLES).write_text(render(records), "utf-8")
 
 
 @dataclass(frozen=True)
@@ -340,10 +323,6 @@ def _parameters(conversion: Any) -> dict[str, Any]:
         known = {parameter.name for parameter in attachments()[conversion.attached.name].parameters}
         found |= {name: value for name, value in conversion.attached.parameters.items() if name in known}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _key(record: Mapping[str, Any]) -> tuple[str, float, str]:
-    return record["model"], float(record["factor"]), record["system"]
 
 
 def _said(record: Mapping[str, Any]) -> str:

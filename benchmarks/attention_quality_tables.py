@@ -1,4 +1,4 @@
-"""The tables of `attention_quality.py` and what they show, computed from its records: no measurement, no torch.
+"""Records of `attention_quality.py`: kept, merged, and as tables with what they show; no measurement, no torch.
 
 Distances are from the end of the context, where the question stands. A stratum of the grid counts as near when all of
 it lies within L0 / 2, as far when all of it lies beyond L0, else as in between: a window of about L0 sees the near ones
@@ -12,15 +12,38 @@ Two verdicts, by thresholds that `ctxforge verify` declares:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ctxforge.verification.gates import GATES
 
 Record = Mapping[str, Any]
+RESULTS, TABLES = "attention-quality.json", "attention-quality.md"
 _LIMITS = {gate.name: gate.threshold for gate in GATES}
+
+
+def identified(record: Record) -> tuple[str, float, str]:
+    """What a record is of; a later one takes the place of an earlier one of the same."""
+    return record["model"], float(record["factor"]), record["system"]
+
+
+def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The records of several result files; of one (model, factor, system) the last one."""
+    found = {identified(record): record for path in files for record in json.loads(path.read_text("utf-8"))["records"]}
+    return list(found.values())
+
+
+def write(out: Path, records: Sequence[Record]) -> None:
+    """Both files, the results whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / f"{RESULTS}.part"
+    part.write_text(json.dumps({"schema": 1, "records": list(records)}), "utf-8")
+    part.replace(out / RESULTS)
+    (out / TABLES).write_text(render(records), "utf-8")
 
 
 @dataclass(frozen=True)
@@ -111,7 +134,7 @@ def render(records: Sequence[Record]) -> str:
         groups.setdefault((record["model"], float(record["factor"])), []).append(record)
     parts = [_table(*key, group) for key, group in groups.items()]
     shown = [line for key, group in groups.items() for line in _shows(*key, group)]
-    shown += [f"- Contradicts what is published: {line}" for line in contradictions(records)]
+    shown += [f"- Not as described: {line}" for line in contradictions(records)]
     return "\n".join([*parts, "What it shows:\n", *shown]) + "\n"
 
 
@@ -142,8 +165,11 @@ def _table(model: str, factor: float, group: Sequence[Record]) -> str:
     report = measured[0]["report"]
     trained, target = report["protocol"]["trained_length"], report["protocol"]["target_length"]
     told = standing(measured[0])
-    ranges = [f"{_length(b['start'])}-{_length(b['end'])}" for b in report["result"]["buckets"]]
-    heads = ["system", "parameters", f"to {_length(trained)}", f"to {_length(target)}", *ranges]
+    edges = [(bucket["start"], bucket["end"]) for bucket in report["result"]["buckets"]]
+    unit = 1024 if all(edge % 1024 == 0 for pair in edges for edge in (*pair, trained)) else 1
+    short, long = _length(trained, unit), _length(target, unit)
+    heads = ["system", "parameters", f"ppl to {short}", f"ppl to {long}"]
+    heads += [f"{_length(start, unit)}-{_length(end, unit)}" for start, end in edges]
     heads += [
         "beyond L0, of cutting",
         "answers within L0/2",
@@ -153,10 +179,10 @@ def _table(model: str, factor: float, group: Sequence[Record]) -> str:
         "gates that fail",
         "s",
     ]
-    own = f"The source at its own {_length(trained)}: answers {told.source}"
-    cut = f"cut to its last {_length(trained)} tokens, perplexity {math.exp(told.cut):.2f} beyond L0"
+    own = f"The source at its own {short}: answers {told.source}"
+    cut = f"cut to its last {short} tokens, perplexity {math.exp(told.cut):.2f} beyond L0"
     lines = [
-        f"### {model} at {factor:g}x: {_length(trained)} to {_length(target)}\n",
+        f"### {model} at {factor:g}x: {short} to {long}\n",
         f"{_conditions(report['protocol'])} {own}; {cut}.\n",
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),
@@ -225,8 +251,8 @@ _FOUND = {
 }
 
 
-def _length(tokens: int) -> str:
-    return f"{tokens // 1024}k" if tokens and tokens % 1024 == 0 else str(tokens)
+def _length(tokens: int, unit: int) -> str:
+    return f"{tokens // unit}{'k' if unit > 1 and tokens else ''}"
 
 
 def _value(value: Any) -> str:
