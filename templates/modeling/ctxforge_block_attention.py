@@ -1,9 +1,10 @@
 """Attention over a window, sinks, and blocks that each query chooses for itself.
 
 Queries go in tiles. A tile's keys are those in its queries' windows, rotated by their positions, and those out of them,
-at one distance: sinks, the blocks that any of its queries chose, and what lies between the last whole block out of the
-window and the window. Nearly all of the first kind all queries see, so they need no mask; the others have one that says
-who chose what. Both take part in one softmax (ctxforge_score_sets). No tensor of T x S is made.
+at one distance: sinks, what lies between the last whole block out of the window and the window, and the chosen blocks.
+Nearly all of the first kind all queries see, so they need no mask. Chosen blocks are attended to by the queries that
+chose them (ctxforge_block_shares); where scores must stand in memory, and for a few queries, by all of a tile under a
+mask that says who chose what. All take part in one softmax (ctxforge_score_sets). No tensor of T x S is made.
 
 Shapes as in ctxforge_attention; t queries of a tile, N blocks.
 """
@@ -17,11 +18,16 @@ import torch
 from .ctxforge_attention import Call, softmax_attention
 from .ctxforge_block_cache import Keys
 from .ctxforge_block_memory import BlockGeometry, BlockMemory, Places, Turn
+from .ctxforge_block_shares import attend_chosen, merge_parts
 from .ctxforge_score_sets import ScoreSet, attend, needs_scores
 from .ctxforge_span import find_indices
 
-# Queries of a tile: enough for a kernel to be efficient, few enough that their choices overlap.
+# Queries of a tile: enough for a kernel to be efficient, few beside the window that they share.
 TILE = 256
+# Queries that choose together, so that many chose the same block; with fewer than some, all see what one chose.
+_GROUP, _MANY = 2048, 32
+# Numbers in the outputs over single blocks that stand in memory together.
+_OUTPUTS = 2**25
 # Keys are rotated once for this many windows of queries, about the first, so that angles stay small.
 _WINDOWS_OF_STRETCH = 4
 # Scores in memory at once, where they must be.
@@ -57,18 +63,19 @@ def attend_blocks(asked: Asked) -> torch.Tensor:
     """Attention's output [B, H, T, Dv]."""
     call, window = asked.call, asked.geometry.window
     rows, heads, total = call.query.shape[:3]
-    tile, start, found = TILE, 0, []
+    start, found = 0, []
+    group = min(max(_OUTPUTS // (rows * heads * call.value.shape[3] * max(asked.geometry.topk, 1)), TILE), _GROUP)
     if needs_scores(call):
         width = window + asked.geometry.sinks + asked.geometry.block * (asked.geometry.topk + 1)
-        tile = max(1, min(tile, _SCORES // (rows * heads * width)))
+        group = max(1, min(TILE, _SCORES // (rows * heads * width)))
     if asked.past == 0 and asked.places.regular and call.softcap is None and call.sinks is None:
         start = min(window, total)
         found.append(_causal(asked, start))
-    step = max(_WINDOWS_OF_STRETCH * window, tile)
+    step = max(_WINDOWS_OF_STRETCH * window, group)
     for begin in range(start, total, step):
         stretch = Stretch(asked, slice(begin, min(begin + step, total)))
-        for first in range(begin, stretch.queries.stop, tile):
-            found.extend(stretch.outputs(slice(first, min(first + tile, stretch.queries.stop))))
+        for first in range(begin, stretch.queries.stop, group):
+            found.extend(stretch.outputs(slice(first, min(first + group, stretch.queries.stop))))
     return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
 
@@ -98,22 +105,33 @@ class Stretch:
 
     def outputs(self, queries: slice) -> list[torch.Tensor]:
         """Outputs [B, H, t, Dv] of these queries, in parts."""
-        return self._outputs(queries, self._choose(queries))
+        asked, call, tile = self.asked, self.asked.call, TILE
+        chosen, further = self._choose(queries), None
+        starts = range(queries.start, queries.stop, tile)
+        if queries.stop - queries.start >= _MANY and not needs_scores(call):
+            query = self._of(self.far_query, queries)
+            further = attend_chosen(call, query, chosen, asked.keys, asked.places, asked.geometry)
+            chosen = chosen[..., :0]
+        found = []
+        for start in starts:
+            some = slice(start, min(start + tile, queries.stop))
+            here = slice(start - queries.start, some.stop - queries.start)
+            if further is None:
+                found.extend(self._outputs(some, chosen[:, here]))
+            else:
+                sets = [*self._near(some), *self._far(some, chosen[:, here])]
+                found.append(merge_parts(call, sets, (further[0][:, :, here], further[1][:, :, here])))
+        return found
 
     def _outputs(self, queries: slice, chosen: torch.Tensor) -> list[torch.Tensor]:
-        call, size = self.asked.call, self.asked.geometry.block
-        count = queries.stop - queries.start
-        wanted = chosen.any(dim=1)
-        most = int(wanted.sum(dim=1).max()) if wanted.shape[1] else 0
-        if count > 1 and most * size * count * call.query.shape[0] * call.query.shape[1] > _SCORES:
+        """`outputs` with all scores of the chosen blocks of all these queries."""
+        call, count = self.asked.call, queries.stop - queries.start
+        width = int(chosen.any(dim=1).sum(dim=1).max()) * self.asked.geometry.block if chosen.shape[2] else 0
+        if count > 1 and width * count * call.query.shape[0] * call.query.shape[1] > _SCORES:
             middle = count // 2
-            cut = queries.start + middle
-            return [
-                *self._outputs(slice(queries.start, cut), chosen[:, :middle]),
-                *self._outputs(slice(cut, queries.stop), chosen[:, middle:]),
-            ]
-        sets = [*self._near(queries), *self._far(queries, chosen, wanted if most else None)]
-        return [attend(call, sets)]
+            first, second = slice(queries.start, queries.start + middle), slice(queries.start + middle, queries.stop)
+            return [*self._outputs(first, chosen[:, :middle]), *self._outputs(second, chosen[:, middle:])]
+        return [attend(call, [*self._near(queries), *self._far(queries, chosen)])]
 
     def _choose(self, queries: slice) -> torch.Tensor:
         """Which blocks each query chooses, bool [B, t, N]: the `topk` with the highest scores, all heads together."""
@@ -172,8 +190,8 @@ class Stretch:
                 mask = (seen | (columns == rows))[:, None]  # padding sees itself: no softmax without a key
         return ScoreSet(self._of(self.query, queries), self.key[:, :, keys], self.value[:, :, keys], mask)
 
-    def _far(self, queries: slice, chosen: torch.Tensor, wanted: torch.Tensor | None) -> list[ScoreSet]:
-        """Scores of the keys out of the window, all a window away."""
+    def _far(self, queries: slice, chosen: torch.Tensor) -> list[ScoreSet]:
+        """Scores of the keys out of the window, all a window away: sinks, remainder, and chosen blocks."""
         asked, geometry = self.asked, self.asked.geometry
         positions = asked.call.query_positions[:, queries]
         limit = positions - geometry.window  # the newest position out of the window
@@ -189,8 +207,8 @@ class Stretch:
             at = begin + torch.arange(width, device=device)
             parts.append(at)
             masks.append((at[:, None] >= ends[..., None]) & (at[:, None] <= limit[..., None]))
-        if wanted is not None:
-            index = find_indices(wanted)
+        if bool(chosen.any()):
+            index = find_indices(chosen.any(dim=1))
             at = geometry.sinks + index[..., None] * size + torch.arange(size, device=device)
             parts.append(at.flatten(1))
             shown = chosen.gather(2, index[:, None].expand(-1, chosen.shape[1], -1))

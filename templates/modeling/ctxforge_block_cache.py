@@ -19,6 +19,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .ctxforge_block_memory import BlockGeometry, BlockMemory
+from .ctxforge_key_store import KeyStore
 
 NOTHING = -1
 
@@ -53,11 +54,15 @@ class Keys:
     def take(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [B, K, n, D] of slots [B, n]."""
         rows = torch.arange(slots.shape[0], device=slots.device)
-        return self._take(rows, slots, self.key, self.far_key), self._take(rows, slots, self.value, self.far_value)
+        return self.take_pairs(rows, slots)
 
-    def take_pairs(self, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    def take_keys(self, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         """Keys [P, K, n, D] of slots [P, n] in rows [P]."""
         return self._take(rows, slots, self.key, self.far_key)
+
+    def take_pairs(self, rows: torch.Tensor, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [P, K, n, D] of slots [P, n] in rows [P]."""
+        return self.take_keys(rows, slots), self._take(rows, slots, self.value, self.far_value)
 
     def _take(
         self, rows: torch.Tensor, slots: torch.Tensor, near: torch.Tensor, far: torch.Tensor | None
@@ -81,7 +86,7 @@ def _pick(states: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torc
     return states[rows[:, None], :, slots].transpose(1, 2)
 
 
-class BlockLayer(DynamicLayer):
+class BlockLayer(KeyStore):
     """Keys, values and positions of all tokens, and the memory of blocks.
 
     Attributes:
@@ -111,6 +116,8 @@ class BlockLayer(DynamicLayer):
         if self._coming is None:
             raise RuntimeError("this cache is filled by its own model only")
         self.positions, self._coming = self._coming, None
+        if torch.is_grad_enabled() and key_states.requires_grad:
+            return DynamicLayer.update(self, key_states, value_states)
         return super().update(key_states, value_states)
 
     def all_keys(self) -> Keys:
@@ -158,9 +165,9 @@ class BlockLayer(DynamicLayer):
 
     def reset(self) -> None:
         """Hold nothing."""
-        self.keys = self.values = self.positions = self._coming = None
+        self.forget()
+        self.positions = self._coming = None
         self._far = (_Room(), _Room())
-        self.is_initialized = False
         self.memory = BlockMemory(self.geometry)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:

@@ -140,7 +140,7 @@ class BlockMemory:
 
         Args:
             query: [B, H, T, D], those of the slots from `past` on.
-            keys: gives keys by `take_pairs`, of all slots.
+            keys: gives keys by `take_keys`, of all slots.
             places: of all tokens, the new ones included.
             turn: the layer's rotation.
             past: slots before.
@@ -227,7 +227,7 @@ class BlockMemory:
     def _raw(self, keys: Any, places: Places, rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
         own = torch.arange(self.geometry.block, device=blocks.device)
         positions = (self.geometry.sinks + blocks * self.geometry.block)[:, None] + own
-        found: torch.Tensor = keys.take_pairs(rows, places.slots(positions, rows))
+        found: torch.Tensor = keys.take_keys(rows, places.slots(positions, rows))
         return found
 
     def _represent(self, keys: Any, places: Places, turn: Turn, rows: torch.Tensor, blocks: torch.Tensor) -> None:
