@@ -7,7 +7,7 @@ from typing import Any
 
 from ctxforge.attention.reference import Pattern, causal, distances
 from ctxforge.attention.types import Attachment, Parameter, Situation, Value
-from ctxforge.errors import UnsupportedError, UsageError
+from ctxforge.errors import UsageError
 
 
 def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
@@ -15,16 +15,12 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
 
     Raises:
         UsageError: a block of less than one token, or of more than half the length that the rotation is made for.
-        UnsupportedError: a rotation that changes with the length.
     """
-    if not situation.static:
-        raise UnsupportedError(
-            f"blockwise-causal keeps every distance below two blocks, {situation.method} stretches with the length",
-            "choose a static method, or leave --method out",
-        )
     block = int(given.get("block", situation.trained_length // 2))  # type: ignore[arg-type]
     longest = situation.trained_length if situation.method == "none" else situation.target_length
-    if not 1 <= block <= longest // 2:
+    if block < 1:
+        raise UsageError(f"blockwise-causal: block={block} is less than one token", f"give 1 to {longest // 2}")
+    if block > longest // 2:
         raise UsageError(
             f"blockwise-causal: block={block}, and distances reach 2 x {block} - 1 tokens",
             f"give 1 to {longest // 2}: the rotation is made for {longest} tokens",

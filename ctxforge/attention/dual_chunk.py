@@ -22,10 +22,14 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
     chunk = int(given.get("chunk", 3 * trained // 4))  # type: ignore[arg-type]
     local = int(given.get("local", min(trained // 8, chunk // 2)))  # type: ignore[arg-type]
     if not 2 <= chunk < usable:
-        raise UsageError(f"dual-chunk: distances up to {chunk}", f"give a chunk of 2 to {usable - 1}")
+        raise UsageError(
+            f"dual-chunk: chunk={chunk} means distances up to {chunk}, and it must be 2 to {usable - 1} tokens",
+            f"leave chunk out for {3 * trained // 4}, or add a RoPE method that makes the rotation longer",
+        )
     if not 1 <= local < chunk:
         raise UsageError(
-            f"dual-chunk: a local window of {local} in a chunk of {chunk}", f"give a local of 1 to {chunk - 1}"
+            f"dual-chunk: a local window of {local} in a chunk of {chunk} is not 1 to {chunk - 1} tokens",
+            "leave local out for an eighth of the trained length, or give one in that range",
         )
     return {"chunk": chunk, "local": local}
 

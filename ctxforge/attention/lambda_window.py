@@ -12,7 +12,7 @@ from typing import Any
 
 from ctxforge.attention.reference import Pattern, causal, distances
 from ctxforge.attention.types import Attachment, Parameter, Situation, Value
-from ctxforge.errors import UnsupportedError, UsageError
+from ctxforge.errors import UsageError
 
 
 def resolve(name: str, rule: str, given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
@@ -29,21 +29,22 @@ def resolve(name: str, rule: str, given: Mapping[str, Value], situation: Situati
 
     Raises:
         UsageError: negative sinks, a window that is not larger than the sinks, or both together above L.
-        UnsupportedError: a rotation that changes with the length.
     """
-    if not situation.static:
-        raise UnsupportedError(
-            f"{name} keeps every distance within its window, {situation.method} stretches with the length",
-            "choose a static method, or leave --method out",
-        )
     longest = situation.trained_length if situation.method == "none" else situation.target_length
     sinks = int(given["sinks"])  # type: ignore[arg-type]
     if sinks < 0:
-        raise UsageError(f"{name}: sinks={sinks}", "give 0 or more tokens")
+        raise UsageError(f"{name}: sinks={sinks} is negative", "give 0 or more tokens")
     window = int(given.get("window", longest - sinks))  # type: ignore[arg-type]
-    if window <= sinks:
+    if window <= sinks and "window" not in given:
         raise UsageError(
-            f"{name}: a window of {window} tokens is not larger than {sinks} sinks", "give more window, or fewer sinks"
+            f"{name}: the window that sinks={sinks} leave of {longest} tokens is not larger than they are",
+            f"give {(longest - 1) // 2} sinks or fewer",
+        )
+    if window <= sinks:
+        fewer = f", or sinks={window - 1} or fewer" if window > 0 else ""
+        raise UsageError(
+            f"{name}: a window of {window} tokens is not larger than {sinks} sinks",
+            f"give window={sinks + 1} or more{fewer}",
         )
     if window + sinks > longest:
         raise UsageError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ctxforge.attention.reference import Pattern, causal, distances
 from ctxforge.attention.types import Attachment, Parameter, Situation, Value
-from ctxforge.errors import UnsupportedError, UsageError
+from ctxforge.errors import UsageError
 
 _SHORTEST = 2048
 
@@ -19,13 +19,7 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
     Raises:
         UsageError: no branch, lists of different lengths, a first dilation other than 1, values below 1, segments or
             dilations that do not grow, or a dilation longer than its segment.
-        UnsupportedError: a rotation that changes with the length.
     """
-    if not situation.static:
-        raise UnsupportedError(
-            f"longnet rotates with one table, {situation.method} has one for every length",
-            "choose a static method, or leave --method out",
-        )
     segments = _list(given.get("segments"))
     dilations = _list(given.get("dilations"))
     if segments is None:

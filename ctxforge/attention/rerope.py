@@ -39,13 +39,17 @@ def resolve_leaky(given: Mapping[str, Value], situation: Situation) -> dict[str,
         room = comfortable(situation.trained_length) - window
         factor = float(max(1, -(-(target - window) // room)) if room > 0 else smallest)
     if not 1 <= factor < math.inf:
-        raise UsageError(f"leaky-rerope: a factor of {factor:g}", "give 1 or more")
+        raise UsageError(
+            f"leaky-rerope: a factor of {factor:g} is not a number from 1 on", "leave factor out, or give 1 or more"
+        )
     if situation.method == "none":
         refuse_short_reach(
             f"leaky-rerope with window={window}, factor={factor:g}",
             math.floor((usable - 1 - window) * factor) + window + 1,
             situation,
-            f"give factor={smallest} or a smaller window, or add a RoPE method",
+            f"give factor={smallest} or a smaller window, or add a RoPE method"
+            if window < usable - 1
+            else "give a smaller window, or add a RoPE method",
         )
     return {"window": window, "factor": factor}
 
@@ -55,7 +59,10 @@ def _window(name: str, given: Mapping[str, Value], default: int, situation: Situ
     window = int(given.get("window", max(1, default)))  # type: ignore[arg-type]
     usable = usable_length(situation)
     if not 1 <= window < usable:
-        raise UsageError(f"{name}: a window of {window} tokens", f"give 1 to {usable - 1}")
+        raise UsageError(
+            f"{name}: a window of {window} tokens is not 1 to {usable - 1}",
+            f"leave window out for {max(1, default)}, or give one in that range",
+        )
     return window
 
 

@@ -25,9 +25,14 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
     usable = usable_length(situation)
     group, window = (None if given.get(key) is None else int(given[key]) for key in ("group", "window"))  # type: ignore[arg-type]
     if group is not None and group < 1:
-        raise UsageError(f"self-extend: a group of {group}", "give 1 or more")
+        raise UsageError(
+            f"self-extend: a group of {group} is less than one token", "leave group out, or give 1 or more"
+        )
     if window is not None and not 1 <= window < usable:
-        raise UsageError(f"self-extend: a window of {window} tokens", f"give 1 to {usable - 1}")
+        raise UsageError(
+            f"self-extend: a window of {window} tokens is not 1 to {usable - 1}",
+            "leave window out, or give one in that range",
+        )
     if group is None or window is None:
         group, window = _choose(group, window, situation)
     if window % group:
@@ -41,7 +46,9 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
             f"self-extend with group={group}, window={window}",
             reach(group, window, usable),
             situation,
-            f"give a group of {needed} or more that divides the window, or add a RoPE method",
+            f"give a group of {needed} or more that divides the window, or add a RoPE method"
+            if needed <= window
+            else "give another window, leave both out, or add a RoPE method",
         )
     return {"group": group, "window": window}
 
@@ -57,7 +64,8 @@ def _choose(group: int | None, window: int | None, situation: Situation) -> tupl
     if group is not None:
         if group > quarter:
             raise UsageError(
-                f"self-extend: a group of {group} is above a quarter of the trained length", "give a window too"
+                f"self-extend: a group of {group} is above a quarter of the trained length of {trained}",
+                f"give a window too, that it divides, below {trained}" if group < trained else f"give 1 to {quarter}",
             )
         return group, quarter // group * group
     if window is None:  # a group above the quarter is a window of its own

@@ -25,10 +25,16 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
     usable = usable_length(situation)
     shift = int(given.get("shift", max(1, usable // 3)))  # type: ignore[arg-type]
     if not 1 <= shift < usable:
-        raise UsageError(f"string: a shift of {shift} tokens", f"give 1 to {usable - 1}")
+        raise UsageError(
+            f"string: a shift of {shift} tokens is not 1 to {usable - 1}",
+            f"leave shift out for {max(1, usable // 3)}, or give one in that range",
+        )
     window = int(given.get("window", min(128, max(1, shift // 4))))  # type: ignore[arg-type]
     if not 1 <= window <= shift:
-        raise UsageError(f"string: a window of {window} beside a shift of {shift}", f"give a window of 1 to {shift}")
+        raise UsageError(
+            f"string: a window of {window} beside a shift of {shift} is not 1 to {shift} tokens",
+            "leave window out, or give one in that range",
+        )
     reach = usable + shift - window
     refuse_short_reach(
         f"string with shift={shift}, window={window}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ctxforge.attention.reference import Pattern, causal, distances
 from ctxforge.attention.types import Attachment, Parameter, Situation, Value
-from ctxforge.errors import UsageError
+from ctxforge.errors import UnsupportedError, UsageError
 
 # Model types whose config has a sliding window for every layer, with the key that switches it on where there is one.
 _WINDOWED: dict[str, dict[str, Any]] = {
@@ -32,16 +32,25 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
     memory = int(given.get("memory", situation.trained_length // 2))  # type: ignore[arg-type]
     if not 1 <= memory < situation.trained_length:
         raise UsageError(
-            f"transformer-xl: a memory of {memory} tokens", f"give 1 to {situation.trained_length - 1}, below L0"
+            f"transformer-xl: a memory of {memory} tokens is not 1 to {situation.trained_length - 1}",
+            "leave memory out for half of the trained length, or give one in that range",
         )
     return {"memory": memory}
 
 
-def plain(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The config keys of a sliding window of M + 1 tokens; None for an architecture without one."""
+def plain(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The config keys of a sliding window of M + 1 tokens.
+
+    Raises:
+        UnsupportedError: an architecture whose config has none for every layer.
+    """
     model_type = str(config.get("model_type"))
     if model_type not in _WINDOWED:
-        return None
+        raise UnsupportedError(
+            f"{model_type} has no config keys for transformer-xl, a sliding window on every layer, as"
+            f" {', '.join(_WINDOWED)} have",
+            f"the same window as custom code is --attach lm-infinite:window={int(parameters['memory']) + 1},sinks=0",
+        )
     keys: dict[str, Any] = {"sliding_window": int(parameters["memory"]) + 1, **_WINDOWED[model_type]}
     if isinstance(config.get("layer_types"), list):
         keys["layer_types"] = ["sliding_attention"] * len(config["layer_types"])

@@ -73,7 +73,7 @@ class Attachment:
         exported: False for training-time systems, whose checkpoints stay plain.
         system: key of `ctxforge.rope.custom_code.SYSTEMS`; empty for those without custom code.
         plain: for attachments that some architectures express in their own config: the keys to set there, or None
-            where this model cannot.
+            where this model cannot and `system` must; raises UnsupportedError where there is no `system`.
     """
 
     name: str

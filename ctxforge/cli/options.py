@@ -24,6 +24,8 @@ def conversion_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--attach",
+            "attach",
+            multiple=True,
             metavar="NAME[:key=value,...]",
             help="Give the result an attention system of `ctxforge attachments`.",
         ),
@@ -63,7 +65,7 @@ def build_recipe(
     source: str,
     revision: str | None,
     method: str | None,
-    attach: str | None,
+    attach: tuple[str, ...],
     to: str | None,
     parameters: tuple[str, ...],
     temperature: float | None,
@@ -75,13 +77,17 @@ def build_recipe(
     from ctxforge.errors import UsageError
     from ctxforge.recipe import ConversionRecipe, parse_attachment, parse_method
 
-    if method is None and attach is None:
+    if method is None and not attach:
         raise UsageError("neither a method nor an attachment was chosen", "write --method yarn, say (ctxforge methods)")
+    if len(attach) > 1:
+        raise UsageError(f"--attach is given {len(attach)} times: a checkpoint takes one attention system", "keep one")
+    if attach and not attach[0].partition(":")[0].strip():
+        raise UsageError("--attach names no attachment", "write --attach NAME[:key=value,...] (ctxforge attachments)")
     return ConversionRecipe(
         source=source,
         revision=revision,
         method=parse_method(method or "none", parameters, temperature),
-        attach=None if attach is None else parse_attachment(attach),
+        attach=parse_attachment(attach[0]) if attach else None,
         to=to,
         original_length=original_length,
         trained_length=trained_length,

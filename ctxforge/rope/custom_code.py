@@ -19,7 +19,13 @@ from ctxforge.templates_dir import modeling_file
 KEY = "ctxforge"
 PREFIX = "ctxforge_"
 CLASS_PREFIX = "Ctxforge"
-RUNTIME = ("ctxforge_runtime.py", "ctxforge_attention.py")
+RUNTIME = (
+    "ctxforge_runtime.py",
+    "ctxforge_attention.py",
+    "ctxforge_caches.py",
+    "ctxforge_identity.py",
+    "ctxforge_system.py",
+)
 
 # Model types whose attention the runtime takes over, with the prefix of their classes' names in transformers.
 # Each is held to its stock model by tests/modeling/test_architectures.py.

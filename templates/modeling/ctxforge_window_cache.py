@@ -158,8 +158,14 @@ def evicting_layer(cache: Cache, layer: int, sinks: int, window: int, name: str)
     if getattr(found, "is_sliding", False) and isinstance(found, DynamicLayer):
         return None
     if type(found) is not DynamicLayer:
-        raise NotImplementedError(f"{name} runs with a dynamic cache only, not with {type(found).__name__}")
+        raise NotImplementedError(
+            f"{name} runs with a dynamic cache only, not with {type(found).__name__}: leave cache_implementation out,"
+            " or pass a new DynamicCache"
+        )
     if found.get_seq_length():
-        raise RuntimeError(f"the cache holds keys that another model put there: {name} needs one that it filled itself")
+        raise RuntimeError(
+            f"the cache holds keys that another model put there: {name} needs one that it filled itself, or an empty"
+            " DynamicCache"
+        )
     cache.layers[layer] = WindowLayer(sinks, window)
     return cache.layers[layer]

@@ -25,7 +25,8 @@ from transformers.models.mpt import modeling_mpt
 from transformers.models.mpt.modeling_mpt import MptAttention
 
 from .ctxforge_attention import Call, softmax_attention
-from .ctxforge_runtime import SYSTEM, System, build_class, refuse_static, register, system_of
+from .ctxforge_caches import refuse_static
+from .ctxforge_runtime import SYSTEM, System, build_class, register, system_of
 
 # Queries attended to at once: bounds the bias [B, H, t, S].
 _BLOCK = 512
