@@ -114,7 +114,10 @@ class InfLLM(RotarySystem):
         places = Places(positions, real, self.name)
         keys, memory = keys or Keys(call.key, call.value), memory or BlockMemory(self.geometry)
         if self.geometry.topk:
-            memory.update(call.query, keys, places, turn, positions.shape[1] - call.query.shape[2])
+            past = positions.shape[1] - call.query.shape[2]
+            if past and not memory.counts:
+                raise RuntimeError(f"{self.name} chooses by the queries that came before: it needs its own cache")
+            memory.update(call.query, keys, places, turn, past)
         return attend_blocks(Asked(call, self.geometry, positions, real, places, keys, memory, turn))
 
     def _separately(self, call: Call, turn: Turn, texts: list[tuple[int, slice]]) -> torch.Tensor:
