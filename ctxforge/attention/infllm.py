@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctxforge.attention.types import Attachment, Parameter, Situation, Value
-from ctxforge.errors import UnsupportedError, UsageError
+from ctxforge.errors import UsageError
 
 _SINKS, _BLOCK = 128, 128
 # Sinks and a block are at most this part of L: 128 tokens of the 8192 of the published settings.
@@ -27,22 +27,14 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
     Raises:
         UsageError: negative numbers, a window that is not larger than the sinks or not as large as a block, window and
             sinks above L together, or more representatives than tokens in a block.
-        UnsupportedError: a rotation that changes with the length.
     """
-    if not situation.static:
-        raise UnsupportedError(
-            f"infllm keeps every distance within its window, {situation.method} stretches with the length",
-            "choose a static method, or leave --method out",
-        )
     longest = situation.trained_length if situation.method == "none" else situation.target_length
 
     def number(name: str, default: int) -> int:
         return int(given.get(name, default))  # type: ignore[arg-type]
 
-    sinks, block = (
-        number("sinks", min(_SINKS, longest // _PART)),
-        number("block", max(min(_BLOCK, longest // _PART), 1)),
-    )
+    sinks = number("sinks", min(_SINKS, longest // _PART))
+    block = number("block", max(min(_BLOCK, longest // _PART), 1))
     topk = number("topk", 16)
     window = number("window", max(longest - sinks - block * (topk + 1), longest // 2))
     representatives = number("representatives", min(4, block))
@@ -54,10 +46,15 @@ def resolve(given: Mapping[str, Value], situation: Situation) -> dict[str, Any]:
     ):
         if value < least:
             raise UsageError(f"infllm: {name}={value}", f"give {least} or more")
-    if window <= sinks or window < block:
+    if window <= sinks:
         raise UsageError(
-            f"infllm: a window of {window} tokens is not larger than {sinks} sinks and as large as a block of {block}",
-            "give more window, or smaller sinks or blocks",
+            f"infllm: a window of {window} tokens is not larger than {sinks} sinks",
+            f"give window={sinks + 1} or more, or fewer sinks",
+        )
+    if window < block:
+        raise UsageError(
+            f"infllm: a window of {window} tokens is less than a block of {block}",
+            f"give window={block} or more, or a smaller block",
         )
     if window + sinks > longest:
         raise UsageError(

@@ -245,8 +245,14 @@ def block_layer(cache: Cache, layer: int, geometry: BlockGeometry, name: str, *,
     if isinstance(found, BlockLayer):
         return found
     if type(found) is not DynamicLayer:
-        raise NotImplementedError(f"{name} runs with a dynamic cache only, not with {type(found).__name__}")
+        raise NotImplementedError(
+            f"{name} runs with a dynamic cache only, not with {type(found).__name__}: leave cache_implementation out,"
+            " or pass a new DynamicCache"
+        )
     if found.get_seq_length():
-        raise RuntimeError(f"the cache holds keys that another model put there: {name} needs one that it filled itself")
+        raise RuntimeError(
+            f"the cache holds keys that another model put there: {name} needs one that it filled itself, or an empty"
+            " DynamicCache"
+        )
     made = cache.layers[layer] = BlockLayer(geometry, offload=offload)
     return made
