@@ -23,6 +23,8 @@ from ctxforge.verification.gates import GATES
 
 Record = Mapping[str, Any]
 RESULTS, TABLES = "attention-quality.json", "attention-quality.md"
+# Nats a token that short text may lose before it is worth a word.
+_NOTHING = 0.001
 _LIMITS = {gate.name: gate.threshold for gate in GATES}
 
 
@@ -204,7 +206,7 @@ def _cells(record: Record) -> list[str]:
         *(f"{_number(bucket['ppl']):.2f}" for bucket in result["buckets"]),
         f"{told.ratio:.3f}",
         *(str(answers) for answers in (told.near, told.between, told.far)),
-        f"{told.short:+.4f}",
+        f"{round(told.short, 4) + 0.0:+.4f}",  # no negative zero
         ", ".join(gates) or "-",
         f"{record['seconds']:.1f}",
     ]
@@ -238,8 +240,10 @@ def _shows(model: str, factor: float, group: Sequence[Record]) -> list[str]:
     blind = [name for name, one in flat.items() if one.far.count and one.found(one.far) == "none"]
     if blind:
         lines.append(f"- {where}, flat perplexity and no far retrieval: {', '.join(blind)}.")
-    worst = max(told, key=lambda name: told[name].short)
-    lines.append(f"- {where}, short text: {worst} costs most, {told[worst].short:+.4f} nats a token.")
+    costs = [f"{name} {one.short:+.4f}" for name, one in told.items() if one.short >= _NOTHING]
+    lines.append(
+        f"- {where}, short text, nats a token more: {', '.join(costs) or 'none'}; under {_NOTHING:g} elsewhere."
+    )
     lines += [f"- {where}, not measured: {r['system']} ({r['error']})." for r in group if r["error"]]
     return lines
 
