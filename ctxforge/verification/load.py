@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +57,12 @@ def pick_dtype(name: str, folder: Path, device: str, length: int) -> str:
     """
     if name != "auto":
         return name
-    from transformers import AutoConfig
-
     with _load_errors(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    stored = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+        # Read as it stands: the config class of a checkpoint with code of its own would have to be run.
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        nested = (config, *(config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), dict)))
+    named = [entry.get("dtype") or entry.get("torch_dtype") for entry in nested]
+    stored = str(next(filter(None, named), "float32")).removeprefix("torch.")
     native = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bfloat16()
     wanted = stored in ("bfloat16", "float16") and native
     return "bfloat16" if wanted and (device != "cpu" or length >= _BFLOAT16_FROM) else "float32"
@@ -94,7 +96,7 @@ def load_tokenizer(folder: Path, settings: VerifySettings) -> Any:
     """The tokenizer in `folder`; raises CheckpointError when transformers cannot load it."""
     from transformers import AutoTokenizer
 
-    with _load_errors(folder):
+    with _load_errors(folder), quiet_transformers():
         return AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
@@ -129,11 +131,11 @@ def memory_errors(
         smaller = "" if settings.dtype == "bfloat16" else "--dtype bfloat16, "
         raise ResourceError(
             f"out of memory while measuring {length} tokens in {settings.dtype}.",
-            f"Use {smaller}a shorter target length, or a device with more memory{_estimate(folder, device)}.",
+            f"Use {smaller}a shorter target length, or a device with more memory{_estimate(folder, device, settings)}.",
         ) from error
 
 
-def _estimate(folder: Path | None, device: str) -> str:
+def _estimate(folder: Path | None, device: str, settings: VerifySettings) -> str:
     from transformers import AutoConfig
 
     from ctxforge.verification.memory import device_memory, longest_that_fits, weight_bytes
@@ -141,7 +143,7 @@ def _estimate(folder: Path | None, device: str) -> str:
     if folder is None:
         return ""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code, local_files_only=True)
         size, memory = weight_bytes(folder, config), device_memory(device)
     except (OSError, ValueError, KeyError, AssertionError, RuntimeError):
         return ""
@@ -159,6 +161,11 @@ def _load_errors(folder: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise ResourceError(f"out of memory while loading {folder}.", "Use --dtype bfloat16.") from error
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"{folder} has modeling code of its own, which was not run.",
+                "Read its .py files; if you trust them, add --trust-remote-code.",
+            ) from error
         raise CheckpointError(
             f"transformers cannot load {folder}: {error}",
             "Run `ctxforge check` on it, or load it as transformers says.",

@@ -114,7 +114,10 @@ class OnePass:
         # Of one shape, so that the same kernels run: in bfloat16 another tiling alone differs by more than the limit.
         near = self.hidden([*ids, ids[0]])[0][:-1]
         self.hidden(self._probe(2))
-        far = self.hidden([*ids, ids[0]], [*range(len(ids)), longest - 1])[0][:-1]
+        try:
+            far = self.hidden([*ids, ids[0]], [*range(len(ids)), longest - 1])[0][:-1]
+        except NotImplementedError:  # a model that must see every position: not known, so each length gets its pass
+            return False
         scale = near.float().abs().max().clamp_min(1e-6)
         limit = 1e-3 if self.model.dtype == torch.float32 else 2e-2
         return bool((near - far).float().abs().max() <= limit * scale)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ctxforge.errors import UnsupportedError, UsageError
+import ctxforge
+from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 from ctxforge.sources import bundled_model, bundled_text
 from ctxforge.verification import VerifySettings, evaluate_model, expanded_heads
 from ctxforge.verification.attention import attention_for
 from ctxforge.verification.cache_check import beyond_rounding, cache_difference
-from ctxforge.verification.load import load_model, load_tokenizer
+from ctxforge.verification.load import load_model, load_tokenizer, pick_dtype
 from ctxforge.verification.onepass import OnePass
 from tests.verification.tiny import DYNAMIC, byte_tokenizer, prose, tiny, token_ids
 
@@ -53,6 +56,35 @@ def test_rounding_is_no_broken_cache() -> None:
     assert broken is not None
     assert good.rounding > 0
     assert beyond_rounding(good.largest, good.rounding) <= 5e-2 < beyond_rounding(broken.largest, broken.rounding)
+
+
+@pytest.mark.parametrize("system", ["streaming-llm", "infllm"])
+def test_the_cache_of_an_attention_system(system: str, tmp_path: Path) -> None:
+    """One computes the rows of a batch one by one, so batches show no rounding; one must see every position from 0."""
+    folder = ctxforge.extend(bundled_model(), attach=system, to="2x", out=tmp_path / "out").out
+    settings = VerifySettings(dtype="bfloat16", trust_remote_code=True)
+    ids = load_tokenizer(folder, settings)(bundled_text()[:4000])["input_ids"]
+    model = load_model(folder, settings, "cpu")
+    narrow = cache_difference(model, ids, 512, 1024)
+    assert narrow is not None
+    assert 0 < narrow.rounding < 1
+    assert beyond_rounding(narrow.largest, narrow.rounding) <= 5e-2
+    exact = cache_difference(model.float(), ids, 512, 1024)
+    assert exact is not None
+    assert exact.largest < 1e-3
+
+
+def test_the_dtype_of_a_checkpoint_with_code_of_its_own(tmp_path: Path) -> None:
+    folder = ctxforge.extend(bundled_model(), attach="lm-infinite", to="2x", out=tmp_path / "out").out
+    stored = json.loads((folder / "config.json").read_text())
+    wanted = "bfloat16" if stored.get("dtype", stored.get("torch_dtype")) == "bfloat16" else "float32"
+    assert pick_dtype("auto", folder, "cpu", 100) == "float32"
+    assert pick_dtype("auto", folder, "cpu", 100_000) in {"float32", wanted}
+    with pytest.raises(CheckpointError):
+        pick_dtype("auto", tmp_path, "cpu", 100)
+    with pytest.raises(CheckpointError, match="modeling code of its own") as error:
+        load_model(folder, VerifySettings(dtype="float32"), "cpu")
+    assert "--trust-remote-code" in error.value.remedy
 
 
 def test_blocks_on_a_cpu_serve_the_long_passes_only() -> None:
