@@ -109,7 +109,7 @@ _STORE = ("ctxforge_key_store.py",)
 _STEPPED = ("ctxforge_stepped.py", *_STORE)
 
 _REMAPPING = ("ctxforge_remapping.py", "ctxforge_score_sets.py", "ctxforge_key_store.py")
-_PIECES = ("ctxforge_pieces.py",)
+_PIECES = ("ctxforge_pieces.py", "ctxforge_kernels.py")
 
 SYSTEMS: dict[str, System] = {
     "xpos": System("modeling_xpos.py", "ctxforge_xpos", needs=_STORE),
@@ -124,6 +124,7 @@ SYSTEMS: dict[str, System] = {
         "attachment",
         (
             "ctxforge_bands.py",
+            "ctxforge_kernels.py",
             "ctxforge_lambda.py",
             "ctxforge_span.py",
             "ctxforge_span_masks.py",

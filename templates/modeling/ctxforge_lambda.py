@@ -18,8 +18,8 @@ from .ctxforge_span_masks import Masks
 
 # Keys are rotated once for this many windows of queries, so that copies stay small and angles too.
 _WINDOWS_OF_SPAN = 4
-# Blocks of queries with a full window each that one call of a kernel takes.
-_BLOCKS_AT_ONCE = 4
+# Blocks of queries with a full window each that one call of a kernel takes: on a CPU and elsewhere.
+_BLOCKS_AT_ONCE = (4, 64)
 # Kernels want dimensions of a head in multiples of this.
 _MULTIPLE = 8
 
@@ -129,9 +129,9 @@ def _middle(span: Span, sinks: torch.Tensor | None, queries: slice, past: int, o
         )
         far_key, far_value = span.turn(take(call.key, sinks), -distance), take(call.value, sinks)
     size = max(min(BLOCK, geometry.window // 2), 1)
-    start = queries.start
+    start, most = queries.start, _BLOCKS_AT_ONCE[call.query.device.type != "cpu"]
     while start < queries.stop:
-        count = max(min((queries.stop - start) // size, _BLOCKS_AT_ONCE), 1)
+        count = max(min((queries.stop - start) // size, most), 1)
         part = slice(start, min(start + count * size, queries.stop))
         query = _turned(span, call.query, call.query_positions, part, queries)
         scores = None if far_key is None else _products(call.query[:, :, part].to(far_key.dtype), far_key)

@@ -7,8 +7,8 @@ with out_p and lse_p of piece p alone,
 
 which is softmax over all of them at once. Backwards, the weight of a key in any piece is exp(score - lse), and the
 gradient of a score is that weight times (dout . v - dout . out + dlse), so each piece is gone through once more with
-the merged out and lse; nothing of the size of queries times keys is kept. On CPUs the pieces are computed by torch's
-own fused kernel.
+the merged out and lse; nothing of the size of queries times keys is kept. Pieces are computed by torch's fused kernels
+(ctxforge_kernels); backwards, on CPUs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from .ctxforge_attention import Call
+from .ctxforge_kernels import fused_attention, has_kernel
 
 # Queries whose scores stand in memory together where there is no fused kernel.
 _BLOCK = 512
-_FUSED = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _FUSED_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
 
@@ -190,8 +190,7 @@ def _take(
 
 
 def _is_fused(q: torch.Tensor, v: torch.Tensor, softcap: float | None) -> bool:
-    known = _FUSED is not None and _FUSED_BACKWARD is not None
-    return known and q.device.type == "cpu" and softcap is None and q.shape[-1] == v.shape[-1]
+    return softcap is None and has_kernel(q, v)
 
 
 def _attend(
@@ -199,8 +198,7 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output and logarithm of the denominators of one piece alone."""
     if _is_fused(q, v, softcap):
-        part, lse = _FUSED(q, k, v, 0.0, causal, scale=scaling)
-        return part, lse
+        return fused_attention(q, k, v, causal=causal, scaling=scaling)
     parts, sums = [], []
     for start in range(0, q.shape[2], _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -222,7 +220,8 @@ def _attend_backward(
     """Gradients of one piece's query, key and value, from the merged output and denominators."""
     grad_output, grad_total = grads
     q, k, v, output, total = saved
-    if _is_fused(q, v, softcap) and grad_total is None:
+    known = _FUSED_BACKWARD is not None and q.device.type == "cpu"
+    if known and _is_fused(q, v, softcap) and grad_total is None:
         grad_q, grad_k, grad_v = _FUSED_BACKWARD(
             grad_output.contiguous(), q, k, v, output.contiguous(), total.contiguous(), 0.0, causal, scale=scaling
         )

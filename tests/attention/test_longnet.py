@@ -35,7 +35,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Extended:
 
 def without_fused_kernel(model: Extended, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = sys.modules[f"{type(model.model).__module__.rpartition('.')[0]}.ctxforge_pieces"]
-    monkeypatch.setattr(shared, "_FUSED", None)
+    monkeypatch.setattr(shared, "_is_fused", lambda *_: False)
     monkeypatch.setattr(shared, "_BLOCK", 5)
 
 
