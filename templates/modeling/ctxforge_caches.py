@@ -70,10 +70,8 @@ def remember_positions(cache: Cache, layer: int, positions: torch.Tensor, layers
         name: of the system, for messages.
 
     Raises:
-        NotImplementedError: a cache of another kind.
         RuntimeError: a cache that this model did not fill.
     """
-    refuse_static(cache, layer, name)
     while len(cache.layers) <= layers:
         cache.layers.append(DynamicLayer())
     holder = cache.layers[layers]

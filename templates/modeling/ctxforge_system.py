@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .ctxforge_attention import Call
-from .ctxforge_caches import claim, remember_positions
+from .ctxforge_caches import claim, refuse_static, remember_positions
 from .ctxforge_identity import identity_rotation
 
 POSITIONS = "ctxforge_positions"
@@ -169,6 +169,7 @@ def bring_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any
     cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
     keys = positions
     if cache is not None:
+        refuse_static(cache, module.layer_idx, system.name)
         claim(cache, module.layer_idx, system.owner, system.name)
         keys = system.remember(cache, module.layer_idx, positions)
     return args, {**kwargs, POSITIONS: (positions, keys, cache)}
