@@ -139,6 +139,7 @@ SYSTEMS: dict[str, System] = {
             "ctxforge_block_attention.py",
             "ctxforge_block_cache.py",
             "ctxforge_block_memory.py",
+            "ctxforge_block_near.py",
             "ctxforge_block_shares.py",
             "ctxforge_key_store.py",
             "ctxforge_score_sets.py",

@@ -18,6 +18,7 @@ import torch
 from .ctxforge_attention import Call, softmax_attention
 from .ctxforge_block_cache import Keys
 from .ctxforge_block_memory import BlockGeometry, BlockMemory, Places, Turn
+from .ctxforge_block_near import NearKeys
 from .ctxforge_block_shares import attend_chosen, merge_parts
 from .ctxforge_score_sets import ScoreSet, attend, needs_scores
 from .ctxforge_span import find_indices
@@ -41,7 +42,7 @@ class Asked:
     Attributes:
         call: queries of the newest T slots; its mask is not looked at.
         positions: [B, S], of all slots. real: bool [B or 1, S], slots that count; None where all do.
-        places, keys, memory, turn: see their classes.
+        places, keys, memory, turn: see their classes. near: None without a cache.
     """
 
     call: Call
@@ -52,6 +53,7 @@ class Asked:
     keys: Keys
     memory: BlockMemory
     turn: Turn
+    near: NearKeys | None = None
 
     @property
     def past(self) -> int:
@@ -98,8 +100,11 @@ class Stretch:
         self.first = self._first_key(positions)
         stop = asked.past + queries.stop
         key, self.value = asked.keys.range(self.first, stop)
-        base = positions[:, :1]
-        self.key = turn(key, asked.positions[:, self.first : stop] - base).to(dtype)
+        base, at = positions[:, :1], asked.positions[:, self.first : stop]
+        if asked.near is not None and call.query.shape[2] == 1 and not needs_scores(call):
+            self.key, base = asked.near.take(key, at, self.first, stop, turn)
+        else:
+            self.key = turn(key, at - base).to(dtype)
         self.query = turn(query, positions - base).to(dtype)
         self.far_query = turn(query, torch.full_like(positions, window), power=2)
 

@@ -19,6 +19,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .ctxforge_block_memory import BlockGeometry, BlockMemory
+from .ctxforge_block_near import NearKeys
 from .ctxforge_key_store import KeyStore
 
 NOTHING = -1
@@ -90,7 +91,7 @@ class BlockLayer(KeyStore):
     """Keys, values and positions of all tokens, and the memory of blocks.
 
     Attributes:
-        memory: see `BlockMemory`.
+        memory, near: see `BlockMemory`, `NearKeys`.
         positions: [B, S]; -1 for a key that does not count.
     """
 
@@ -99,7 +100,7 @@ class BlockLayer(KeyStore):
     def __init__(self, geometry: BlockGeometry, *, offload: bool) -> None:
         super().__init__()
         self.geometry, self.offloads = geometry, offload
-        self.memory = BlockMemory(geometry)
+        self.memory, self.near = BlockMemory(geometry), NearKeys()
         self.positions: torch.Tensor | None = None
         self._coming: torch.Tensor | None = None
         self._far = (_Room(), _Room())
@@ -168,7 +169,7 @@ class BlockLayer(KeyStore):
         self.forget()
         self.positions = self._coming = None
         self._far = (_Room(), _Room())
-        self.memory = BlockMemory(self.geometry)
+        self.memory, self.near = BlockMemory(self.geometry), NearKeys()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Rows in another order."""
@@ -193,6 +194,7 @@ class BlockLayer(KeyStore):
         for room in self._far:
             room.select(index)
         self.memory.select_rows(index)
+        self.near.select_rows(index)
 
 
 def _rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

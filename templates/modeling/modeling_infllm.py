@@ -92,7 +92,7 @@ class InfLLM(RotarySystem):
         if isinstance(held, BlockLayer):
             assert held.positions is not None
             real = self._real(call, held.positions)
-            output = self._answer(call, turn, held.positions, real, held.all_keys(), held.memory)
+            output = self._answer(call, turn, held.positions, real, held)
             held.settle(real)
             return output
         if call.mask is not None and call.mask.shape[2] > 1:
@@ -108,17 +108,19 @@ class InfLLM(RotarySystem):
         turn: Turn,
         positions: torch.Tensor,
         real: torch.Tensor | None,
-        keys: Keys | None = None,
-        memory: BlockMemory | None = None,
+        held: BlockLayer | None = None,
     ) -> torch.Tensor:
         places = Places(positions, real, self.name)
-        keys, memory = keys or Keys(call.key, call.value), memory or BlockMemory(self.geometry)
+        if held is None:
+            keys, memory, near = Keys(call.key, call.value), BlockMemory(self.geometry), None
+        else:
+            keys, memory, near = held.all_keys(), held.memory, held.near
         if self.geometry.topk:
             past = positions.shape[1] - call.query.shape[2]
             if past and not memory.counts:
                 raise RuntimeError(f"{self.name} chooses by the queries that came before: it needs its own cache")
             memory.update(call.query, keys, places, turn, past)
-        return attend_blocks(Asked(call, self.geometry, positions, real, places, keys, memory, turn))
+        return attend_blocks(Asked(call, self.geometry, positions, real, places, keys, memory, turn, near))
 
     def _separately(self, call: Call, turn: Turn, texts: list[tuple[int, slice]]) -> torch.Tensor:
         """Texts packed into rows, each as if alone."""

@@ -38,8 +38,6 @@ def test_chunks_of_any_size_equal_one_pass(models: Models, size: int, offload: b
     for kind in ("llama", "gpt_neox", "gemma2"):
         exact, ids = copy.deepcopy(models(kind, offload=offload).model).double(), tokens(2, 150)
         assert difference(chunked(exact, ids, size), whole(exact, ids)) < 1e-12
-        model = models(kind, offload=offload).model
-        assert difference(chunked(model, ids, size), whole(model, ids)) < 1e-5
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])
