@@ -89,8 +89,8 @@ ATTACHMENTS = (
             "Take tokens back (no assisted decoding), or serve a mask of one's own or positions that do not count up.",
         ),
         needs="nothing",
-        cost="O(T (W + G + u)) for a prompt, u the tokens of all blocks chosen by any of 256 neighbouring queries, and"
-        " T S / block products to choose; O(W + G + topk block) and S / block a decoded token; a cache of all tokens",
+        cost="O(T (W + G + topk block)) for a prompt and T S / block products to choose; O(W + G + topk block) and S /"
+        " block a decoded token; a cache of all tokens. With gradients or a soft cap a prompt costs up to full attention",
         engines="transformers 5.12 or later, with trust_remote_code",
         parameters=(
             Parameter(

@@ -97,14 +97,14 @@ class Places:
         if self.regular:
             return
         known = torch.ones_like(positions, dtype=torch.bool) if real is None else real.expand_as(positions)
-        counts = known.sum(dim=1)
-        self.counts = counts.tolist()
-        self._table = (~known).to(torch.int8).argsort(dim=1, stable=True)
-        wrong = (positions.gather(1, self._table) != at) & (at < counts[:, None])
-        if bool(wrong.any()):
+        order = known.cumsum(dim=1)
+        self.counts = order[:, -1].tolist()
+        if bool(((positions != order - 1) & known).any()):
             raise NotImplementedError(
                 f"{name} cuts a text into blocks by position: the positions of each row's tokens must count up from 0"
             )
+        places = torch.where(known, positions, total)
+        self._table = places.new_zeros(rows, total + 1).scatter_(1, places, at.expand_as(places))[:, :total]
 
     def slots(self, positions: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Slots [B, N] of these positions; those that a row does not have get some other's.

@@ -23,8 +23,9 @@ that they got, we by the scores of the paper's equation 2, which no kernel has t
 Layers with a sliding window of their own keep to it: all that it shows is seen, from W on as W away, and nothing is
 retrieved, because the window bounds both distance and memory.
 
-Cost of T queries and S keys: T (W + G + u) scores, u the tokens of the blocks that any query of a tile of 256 chose,
-at most topk * block a query and all of the middle a tile; and T S / block products of all heads' width to choose.
+Cost of T queries and S keys: T (W + G + (topk + 1) block) scores at most, and T S / block products of all heads' width
+to choose. Where scores must stand in memory (gradients, a soft cap, float32 on a GPU) all of 256 queries attend, under
+a mask, to what any of them chose: T times the middle at worst, as full attention does.
 """
 
 from __future__ import annotations
