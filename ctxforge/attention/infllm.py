@@ -90,7 +90,7 @@ ATTACHMENTS = (
         ),
         needs="nothing",
         cost="O(T (W + G + topk block)) for a prompt and T S / block products to choose; O(W + G + topk block) and S /"
-        " block a decoded token; a cache of all tokens. With gradients or a soft cap a prompt costs up to full attention",
+        " block a decoded token; a cache of all tokens. With gradients or a soft cap a prompt costs up to all",
         engines="transformers 5.12 or later, with trust_remote_code",
         parameters=(
             Parameter(
