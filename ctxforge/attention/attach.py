@@ -86,11 +86,21 @@ def attach(
         return plain, Attached(found.name, parameters, plain=True)
     assert found.system, f"{found.name} neither has code nor says which config it is in"
     code = CustomCode(found.system, parameters)
-    whole, files, notes = custom_code.attach(code, custom_code.detach(lowered.config), geometry)
+    whole, files, notes = custom_code.attach(code, _with_base(custom_code.detach(lowered.config)), geometry)
     done = replace(
         lowered, config=whole, files={**lowered.files, **files}, notes=tuple(dict.fromkeys((*lowered.notes, *notes)))
     )
     return done, Attached(found.name, parameters)
+
+
+def _with_base(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that only transformers 5 reads right, of a plain rotation: with the base where older readers look."""
+    modern = config.get("rope_parameters")
+    plain = isinstance(modern, Mapping) and modern.get("rope_type", "default") == "default" and "rope_theta" in modern
+    if not plain or "rope_theta" in config or "rope_scaling" in config:
+        return dict(config)
+    assert isinstance(modern, Mapping)
+    return {**config, "rope_theta": modern["rope_theta"]}
 
 
 def _refuse_methods(name: str, plan: RopePlan, config: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from ctxforge.attention import attachments, find_attachment, read_parameters
 from ctxforge.attention.reference import Pattern, causal, dense_attention, distances
 from ctxforge.errors import UnsupportedError, UsageError
 from ctxforge.recipe import parse_attachment
-from tests.modeling.emitted import save_stock
+from tests.modeling.emitted import read_config, save_stock
 
 
 def test_every_attachment_is_explained() -> None:
@@ -86,6 +86,18 @@ def rotated(states: torch.Tensor, table: torch.Tensor, interleaved: bool) -> tor
         turned = torch.complex(states[..., :pairs].clone(), states[..., pairs:last].clone()) * turn
         parts = torch.cat((turned.real, turned.imag), -1)
     return torch.cat((parts, states[..., last:]), -1)
+
+
+def test_the_base_stands_where_older_readers_look(tmp_path: Path) -> None:
+    """A source that transformers 5 wrote has its base in rope_parameters alone; transformers 4 would read 10000."""
+    source = save_stock("llama", tmp_path / "source")
+    config = read_config(source)
+    base = config["rope_parameters"]["rope_theta"] = 50000.0
+    config.pop("rope_theta", None)
+    (source / "config.json").write_text(json.dumps(config))
+    out = ctxforge.extend(source, attach="dual-chunk", to=256, out=tmp_path / "out").out
+    assert read_config(out)["rope_theta"] == base
+    assert read_config(out)["rope_parameters"]["rope_theta"] == base
 
 
 def test_the_command_line(cli: Callable[..., Any], tmp_path: Path) -> None:
