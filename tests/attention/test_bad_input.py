@@ -294,8 +294,9 @@ def test_which_types_are_outside_the_interface() -> None:
     assert outside == OUTSIDE_THE_INTERFACE
 
 
-def test_the_page_lists_the_served_types() -> None:
+def test_the_page_lists_systems_and_types() -> None:
     page = (ROOT / "docs" / "attention.md").read_text()
+    assert all(f"\n| `{name}` |" in page for name in attachments())
     listed = page.split("<!-- served -->")[1].split("<!-- /served -->")[0]
     assert [name.strip().strip("`") for name in listed.split(",")] == sorted(SERVED)
 
