@@ -83,8 +83,9 @@ def rotate(
         turned = torch.empty_like(work, memory_format=torch.contiguous_format)
         wide = cos.repeat_interleave(2, dim=-1) if interleaved else torch.cat((cos, cos), dim=-1)
         torch.mul(work[..., : 2 * pairs], wide, out=turned[..., : 2 * pairs])
-        turned[..., halves[0]].addcmul_(second, sin, value=-1)
-        turned[..., halves[1]].addcmul_(first, sin)
+        # Not addcmul: a product that is rounded before it is added gives the stock layer's bits.
+        turned[..., halves[0]] -= second * sin
+        turned[..., halves[1]] += first * sin
         turned[..., 2 * pairs :] = work[..., 2 * pairs :]
         return turned
     parts = first * cos - second * sin, second * cos + first * sin

@@ -127,7 +127,9 @@ def _middle(span: Span, sinks: torch.Tensor | None, queries: slice, past: int, o
         distance = geometry.far_query(call.query_positions.amax(dim=1, keepdim=True)) - geometry.far_sink(
             call.key_positions.gather(1, sinks)
         )
-        far_key, far_value = span.turn(take(call.key, sinks), -distance), take(call.value, sinks)
+        # Turned by nothing once more, for the amplitude that the query would have had.
+        far_key = span.turn(span.turn(take(call.key, sinks), -distance), torch.zeros_like(distance))
+        far_value = take(call.value, sinks)
     size = max(min(BLOCK, geometry.window // 2), 1)
     start, most = queries.start, _BLOCKS_AT_ONCE[call.query.device.type != "cpu"]
     while start < queries.stop:
