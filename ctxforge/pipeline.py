@@ -28,6 +28,7 @@ from ctxforge.checkpoint import (
 )
 from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 from ctxforge.lengths import parse_length
+from ctxforge.positions.types import PositionGeometry
 from ctxforge.recipe import ConversionRecipe, OutputOptions
 from ctxforge.rope import Lowered, RopeGeometry, RopePlan
 from ctxforge.schemes import Geometry, Plan
@@ -299,8 +300,10 @@ def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:
     attached = None
     if recipe.attach is not None:
         if not isinstance(made, RopePlan) or not isinstance(geometry, RopeGeometry):
+            biased = isinstance(geometry, PositionGeometry) and geometry.scheme == "alibi"
             raise UnsupportedError(
-                f"attachments work on RoPE, and {geometry.model_type} has none", "leave --attach out"
+                f"attachments work on RoPE, and {geometry.model_type} has none",
+                f"leave --attach out: --method {'alibi' if biased else 'learned'}-interpolation works on it",
             )
         lowered, attached = attach(recipe.attach, lowered, made, geometry, checkpoint.config)
     edits = _edits(checkpoint, made, lowered, always=attached is not None)

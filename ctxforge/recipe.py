@@ -142,6 +142,8 @@ def parse_attachment(text: str) -> AttachmentChoice:
     Raises:
         UsageError: an empty name, an entry without `=`, or the same parameter twice.
     """
+    if not text.partition(":")[0].strip():
+        raise UsageError(f"{text!r} names no attachment", "give one of `ctxforge attachments`")
     chosen = parse_method(text)
     if chosen.modifiers:
         raise UsageError(f"{text!r} names more than one attachment", "give one: --attach NAME[:key=value,...]")
