@@ -128,9 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.systems:
             check_numbers(name, sides, options.device, dtype, shape)
         where = torch.cuda.get_device_name() if options.device != "cpu" else f"CPU, {options.threads} threads"
-        print(
-            f"{where}, {options.shape}, {options.dtype}, median of {options.repeats}; seconds (ratio to full attention)\n"
-        )
+        print(f"{where}, {options.shape}, {options.dtype}, median of {options.repeats}; seconds (of full attention)\n")
         times = measure(sides, lengths, options, dtype, shape)
         held = {name: most_held(side, lengths[-1], options.device, dtype, shape) for name, side in sides.items()}
     missed = report(times, held, lengths)
