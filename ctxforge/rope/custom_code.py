@@ -109,7 +109,7 @@ _STORE = ("ctxforge_key_store.py",)
 _STEPPED = ("ctxforge_stepped.py", *_STORE)
 
 _REMAPPING = ("ctxforge_remapping.py", "ctxforge_score_sets.py", "ctxforge_key_store.py")
-_PIECES = ("ctxforge_pieces.py", "ctxforge_kernels.py")
+_PIECES = ("ctxforge_pieces.py", "ctxforge_kernels.py", "ctxforge_span.py")
 
 SYSTEMS: dict[str, System] = {
     "xpos": System("modeling_xpos.py", "ctxforge_xpos", needs=_STORE),

@@ -19,6 +19,10 @@ from torch import nn
 from .ctxforge_attention import Call, rotate, softmax_attention
 from .ctxforge_pieces import Piece, attend_pieces, is_regular, with_sinks
 from .ctxforge_runtime import RotarySystem, build_class, register
+from .ctxforge_span import Output
+
+# Blocks of a plain prompt whose states are rotated together.
+_BLOCKS_AT_ONCE = 4
 
 
 class BlockwiseCausal(RotarySystem):
@@ -33,24 +37,40 @@ class BlockwiseCausal(RotarySystem):
     def attend(self, module: nn.Module, call: Call) -> torch.Tensor:
         """Attention's output [B, H, T, Dv], one block of queries at a time."""
         if call.query.shape[2] > 1 and is_regular(call):
-            query, key = (
-                self._turned(module, states, call.key_positions).to(call.value.dtype)
-                for states in (call.query, call.key)
-            )
-            pieces = list(self._pieces(call))
-            merged = attend_pieces(query, key, call.value, pieces, scaling=call.scaling, softcap=call.softcap)
-            return with_sinks(call, *merged)
+            return self._regular(module, call)
         parts = [self._part(module, call, queries) for queries in self._query_blocks(call)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _pieces(self, call: Call) -> Iterator[Piece]:
-        """Each block with itself, and with the block before."""
+    def _regular(self, module: nn.Module, call: Call) -> torch.Tensor:
+        """A plain prompt, some blocks at a time, so that rotated states stay small."""
+        blocks, output = list(self._query_blocks(call)), Output(call)
+        for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
+            some = blocks[first : first + _BLOCKS_AT_ONCE]
+            queries = slice(some[0].start, some[-1].stop)
+            keys = slice(blocks[max(first - 1, 0)].start, queries.stop)
+            query, key = (
+                self._turned(module, states[:, :, which], call.key_positions[:, which]).to(call.value.dtype)
+                for states, which in ((call.query, queries), (call.key, keys))
+            )
+            pieces = list(self._pieces(blocks[max(first - 1, 0) : first + _BLOCKS_AT_ONCE], queries.start, keys.start))
+            merged = attend_pieces(
+                query, key, call.value[:, :, keys], pieces, scaling=call.scaling, softcap=call.softcap
+            )
+            output.add(with_sinks(call, *merged))
+        return output.whole()
+
+    @staticmethod
+    def _pieces(blocks: list[slice], first_query: int, first_key: int) -> Iterator[Piece]:
+        """Each block from `first_query` on with itself, and with the block before."""
         heads, before = slice(None), None
-        for block in self._query_blocks(call):
-            yield Piece(heads, block, block, causal=True, first=True)
-            if before is not None:
-                yield Piece(heads, block, before, causal=False)
-            before = block
+        for block in blocks:
+            keys = slice(block.start - first_key, block.stop - first_key)
+            if block.start >= first_query:
+                queries = slice(block.start - first_query, block.stop - first_query)
+                yield Piece(heads, queries, keys, causal=True, first=True)
+                if before is not None:
+                    yield Piece(heads, queries, before, causal=False)
+            before = keys
 
     def _query_blocks(self, call: Call) -> Iterator[slice]:
         """Slices of at most b queries, cut where the first row's blocks begin."""

@@ -16,6 +16,7 @@ them) and decodes wrongly past one segment; here the mixture is part of the grad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from torch import nn
 from .ctxforge_attention import Call, rotate, softmax_attention
 from .ctxforge_pieces import Piece, attend_pieces, is_regular, with_sinks
 from .ctxforge_runtime import RotarySystem, build_class, register
+from .ctxforge_span import Output
 
 # Scores, over rows, heads, queries and keys, whose bias stands in memory at once.
 _LARGEST_BIAS = 2**24
@@ -47,12 +49,32 @@ class LongNet(RotarySystem):
         regular = is_regular(call)
         if regular and call.query.shape[2] == 1:
             return with_sinks(call, *self._single(module, call))
-        query = self._turned(module, call.query, call.query_positions, call.value.dtype)
-        key = self._turned(module, call.key, call.key_positions, call.value.dtype)
         if not regular:
+            query = self._turned(module, call.query, call.query_positions, call.value.dtype)
+            key = self._turned(module, call.key, call.key_positions, call.value.dtype)
             return self._by_positions(replace(call, query=query, key=key))
-        pieces = list(self._pieces(call))
-        merged = attend_pieces(query, key, call.value, pieces, scaling=call.scaling, softcap=call.softcap)
+        output = Output(call)
+        for tokens in self._longest_segments(call):
+            output.add(self._segment(module, call, tokens))
+        return output.whole()
+
+    def _longest_segments(self, call: Call) -> Iterator[slice]:
+        """Tokens of a regular call that share a segment of the longest branch: nobody sees out of it."""
+        longest = math.lcm(*(segment for segment, _ in self.branches))
+        total = call.query.shape[2]
+        start, stop = 0, longest - int(call.key_positions[0, 0]) % longest
+        while start < total:
+            yield slice(start, min(stop, total))
+            start, stop = stop, stop + longest
+
+    def _segment(self, module: nn.Module, call: Call, tokens: slice) -> torch.Tensor:
+        """Attention's output [B, H, t, Dv] of tokens that see one another alone."""
+        states = {name: getattr(call, name)[:, :, tokens] for name in ("query", "key", "value")}
+        places = call.key_positions[:, tokens]
+        part = replace(call, **states, query_positions=places, key_positions=places)
+        query, key = (self._turned(module, one, places, call.value.dtype) for one in (states["query"], states["key"]))
+        pieces = list(self._pieces(part))
+        merged = attend_pieces(query, key, states["value"], pieces, scaling=call.scaling, softcap=call.softcap)
         return with_sinks(call, *merged)
 
     def _turned(

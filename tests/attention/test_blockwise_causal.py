@@ -98,7 +98,8 @@ def test_what_is_out_of_sight_changes_nothing(model: Extended) -> None:
 def test_a_query_costs_at_most_two_blocks(model: Extended, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt is cut into its blocks, each with itself and with the block before; a decoded token reads both."""
     query, key, value = states(2, 4, 2, 200)
-    pieces = list(model.system._pieces(model.call(query, key, value)))
+    blocks = list(model.system._query_blocks(model.call(query, key, value)))
+    pieces = list(model.system._pieces(blocks, 0, 0))
     size = [(len(range(200)[piece.queries]), len(range(200)[piece.keys]), piece.causal) for piece in pieces]
     assert [one for one in size if one[2]] == [(BLOCK, BLOCK, True)] * 12 + [(8, 8, True)]
     assert [one for one in size if not one[2]] == [(BLOCK, BLOCK, False)] * 11 + [(8, BLOCK, False)]
