@@ -3,9 +3,9 @@
     python benchmarks/decoding.py [SYSTEM ...] [--contexts 4096,16384] [--tokens 64] [--repeats 3] [--check]
 
 SYSTEM is a method with custom code (dynamic-yarn, dynamic-ntk-exact, xpos, or with parameters
-`xpos:scale_base=1024`) or an attachment (`self-extend`, `dual-chunk:...`, see `ctxforge attachments`); without any, the
-methods. One random Llama of 4 layers (hidden 512, 8 heads, 4 key heads) is converted by each, from a trained length of
-a quarter of the longest context. All sides have the same weights and run in turn within each repeat.
+`xpos:scale_base=1024`) or an attachment (`self-extend`, `dual-chunk:...`, `string@yarn`: see `ctxforge attachments`);
+without any, the methods. One random Llama of 4 layers (hidden 512, 8 heads, 4 key heads) is converted by each, from a
+trained length of a quarter of the longest context. All sides have the same weights and run in turn within each repeat.
 
 - prefill: one pass over the context with a cache, the last token's logits;
 - decode: mean over the tokens after it, the first one included, which makes the kept keys of a prefill that crossed
@@ -96,7 +96,8 @@ def load(systems: list[str], trained: int, target: int, folder: Path) -> dict[st
             parameters = dict(entry.split("=", 1) for entry in settings.split(",") if entry)
             ctxforge.extend(folder / "stock", method=name, parameters=parameters, to=target, out=out)
         else:
-            ctxforge.extend(folder / "stock", attach=system, to=target, out=out)
+            attach, _, method = system.partition("@")
+            ctxforge.extend(folder / "stock", attach=attach, method=method or "none", to=target, out=out)
         found[system] = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True, dtype=torch.float32).eval()
     return found
 
