@@ -4,8 +4,8 @@ Builders make rows (`Layout`) from token arrays and a seed alone: `full_length`,
 `pose`, `cream`, `randomised`, `scattered`; `short_rows` says which rows of a batch hold short documents. `collate`
 makes a `Batch` of them, `next_tokens` its targets, and `model_inputs` the arguments for a transformers model whose
 attention then computes just that. `check_isolation` tries it out on the model before training, `coverage` counts the
-distances that rows show. Recipes that need no layout of their own: LongLoRA and LongCE use `full_length`, the latter with
-`Layout.weighted`; without RoPE (DroPE) positions don't matter, and rows are packed or full length.
+distances that rows show. Recipes that need no layout of their own: LongLoRA and LongCE use `full_length`, the latter
+with `Layout.weighted`; without RoPE (DroPE) positions don't matter, and rows are packed or full length.
 """
 
 from ctxforge.calibrate.placement.backends import Backend, backend_of

@@ -12,8 +12,8 @@ class Backend(Enum):
     """The form in which an attention implementation takes what a plain causal mask does not say.
 
     EAGER adds a float mask to the scores (a bool one would add 0 and 1 without a word); SDPA takes a bool mask, and
-    runs its fast kernel without one; FLEX takes a BlockMask; FLASH takes the ends of the texts, `cu_seq_lens`; RESTARTS are
-    the implementations of ctxforge's own attention systems, which take the restarts of `position_ids`.
+    runs its fast kernel without one; FLEX takes a BlockMask; FLASH takes the ends of the texts, `cu_seq_lens`; RESTARTS
+    are the implementations of ctxforge's own attention systems, which take the restarts of `position_ids`.
     """
 
     EAGER = "eager"

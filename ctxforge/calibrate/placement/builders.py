@@ -97,8 +97,8 @@ def mixed_windows(documents: Sequence[ArrayLike], length: int, trained_length: i
     """LongRoPE2's mixed windows: a row in which documents of at most L0 keep the source's own rotation.
 
     Longer documents are rotated with the target's table, and none sees another (2502.20082, section 3.3). A loop
-    applies it with `rotations.two_rotations`, which picks the table token by token, or by giving each batch rows of one kind
-    and swapping the table around its forward and its backward pass.
+    applies it with `rotations.two_rotations`, which picks the table token by token, or by giving each batch rows of one
+    kind and swapping the table around its forward and its backward pass.
 
     Args:
         documents: texts, in the row's order.

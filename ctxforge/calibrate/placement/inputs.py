@@ -1,9 +1,9 @@
 """The arguments under which a stock transformers model computes exactly what rows say.
 
 transformers 5 reads any jump in `position_ids` as the start of another text when it is given no mask and no cache,
-which is training (`masking_utils.py`, `find_packed_sequence_indices`): PoSE's chunks then do not see each other. With a mask
-[B, T] of ones it does not look, and then packed texts do see each other. So rows of one text get a mask of ones, and
-rows of several get explicit masks, or the ends of texts where a backend takes those.
+which is training (`masking_utils.py`, `find_packed_sequence_indices`): PoSE's chunks then do not see each other. With a
+mask [B, T] of ones it does not look, and then packed texts do see each other. So rows of one text get a mask of ones,
+and rows of several get explicit masks, or the ends of texts where a backend takes those.
 """
 
 from __future__ import annotations

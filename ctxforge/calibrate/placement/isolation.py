@@ -27,8 +27,10 @@ class Isolation:
 
     Attributes:
         links: pairs of stretches of which the later one sees the earlier one, as it must.
-        walls: pairs of which it does not, as it must not.
-        out_of_sight: pairs of one text that this model's windows keep apart.
+        walls: pairs of which it does not, as it must not: other texts, earlier stretches, and, in a model with windows
+            only, whatever lies beyond a skip of the window's size.
+        out_of_sight: pairs of one text of which it cannot be said beforehand, because the model attends to windows only
+            or has an attention system of ctxforge.
         weakest_link: the smallest change across a link; 0 when there is none.
         worst_leak: the largest change across a wall, or of a token before the one that was changed.
         noise: the largest change between two equal passes.
@@ -136,21 +138,25 @@ def _judge(moved: Any, layout: Layout, number: int, kind: Backend, seen: Sight, 
             tally.walls += 1
             tally.leak = max(tally.leak, change)
         elif other > number:
-            if _in_sight(layout, source, run, adjacent=other == number + 1, kind=kind, seen=seen):
+            sees = _in_sight(layout, source, runs[number + 1], kind, seen)
+            if sees is False:
+                tally.walls += 1
+                tally.leak = max(tally.leak, change)
+            elif sees and (other == number + 1 or None in seen.windows.values()):
                 tally.links += 1
                 tally.link = min(tally.link, change)
             else:
                 tally.unseen += 1
 
 
-def _in_sight(layout: Layout, source: Run, run: Run, *, adjacent: bool, kind: Backend, seen: Sight) -> bool:
-    """Whether some layer surely shows `source` to `run`. An attention system of ours may hide what is far away."""
+def _in_sight(layout: Layout, source: Run, following: Run, kind: Backend, seen: Sight) -> bool | None:
+    """Whether a layer shows `source` to the stretch that follows it; None where an attention system of ours decides."""
     if kind is Backend.RESTARTS:
-        return False
+        return None
     if None in seen.windows.values() or seen.other:
         return True
-    gap = layout.positions[run.start] - layout.positions[source.stop - 1]
-    return adjacent and bool(gap < max(window or 0 for window in seen.windows.values()))
+    gap = layout.positions[following.start] - layout.positions[source.stop - 1]
+    return bool(gap < max(window or 0 for window in seen.windows.values()))
 
 
 def _mask_error(batch: Batch, model: Any, backend: str | None, scale: float) -> float:
