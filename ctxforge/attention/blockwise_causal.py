@@ -51,8 +51,8 @@ ATTACHMENTS = (
         cannot=(
             "Nothing farther back than 2b - 1 tokens is seen directly, for a block's first token b: no retrieval at a"
             " distance.",
-            "Has no sinks: a model that rests on the first tokens of its text loses perplexity once they are out of sight"
-            " (SmolLM2: half as much again, docs/attention-quality.md); lm-infinite keeps them.",
+            "Has no sinks: a model that rests on the first tokens of its text loses perplexity once these are out of"
+            " sight (SmolLM2: half as much again, docs/attention-quality.md); lm-infinite keeps them.",
             "The cache keeps all keys, though those older than two blocks are never read again.",
         ),
         needs="nothing",
