@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,12 +47,13 @@ class WholeChange:
     def __init__(self, adapter: Adapter, name: str) -> None:
         self._info = adapter.tensors[name]
         self._path = adapter.root / WEIGHTS
-        self._square = 0.0
+        self._squares: dict[int, float] = {}
 
     @property
     def norm(self) -> float:
         """Frobenius norm of the difference to the old elements that `merged` has seen."""
-        return float(self._square**0.5)
+        # In the order of the rows, whatever order the threads finished in.
+        return math.sqrt(sum(self._squares[first] for first in sorted(self._squares)))
 
     def merged(self, first: int, old: Numbers, form: Format) -> Numbers:
         """The adapter's numbers, rounded once.
@@ -70,7 +72,7 @@ class WholeChange:
             )
         with np.errstate(invalid="ignore"):
             difference = new.astype(np.float64) - numbers_of(old, form)
-        self._square += float(np.sum(difference * difference, where=np.isfinite(difference)))
+        self._squares[first] = float(np.sum(difference * difference, where=np.isfinite(difference)))
         return bits_of(new.astype(np.float64) if form.dtype == "F32" else new.copy(), form)
 
     def exact(self, places: Numbers, old: Numbers) -> Numbers:  # noqa: ARG002  the protocol's

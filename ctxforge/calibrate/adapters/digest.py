@@ -48,8 +48,14 @@ def tensor_digests(checkpoint: Checkpoint) -> dict[str, str]:
     assert root is not None, "fetched before"
     assert checkpoint.weights == "safetensors", "fetched before"
     infos = tuple(checkpoint.tensors.values())
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=workers()) as pool:
         return dict(zip(checkpoint.tensors, pool.map(lambda info: tensor_sha256(root, info), infos), strict=True))
+
+
+def workers() -> int:
+    """How many threads hash or merge: the processors that this process may use, at most 4."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(4, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
 
 
 def tensor_sha256(root: Path, info: TensorInfo) -> str:

@@ -8,7 +8,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxforge.calibrate.adapters.changes import open_change
+from ctxforge.calibrate.adapters.changes import Change, open_change
+from ctxforge.calibrate.adapters.digest import workers
 from ctxforge.calibrate.adapters.files import RECORD, Adapter, Entry
 from ctxforge.calibrate.adapters.rounding import find_format, numbers_of, ulp_of
 from ctxforge.checkpoint import Checkpoint, TensorInfo
@@ -20,7 +21,7 @@ from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 if TYPE_CHECKING:
     from ctxforge.calibrate.adapters.rounding import Numbers
 
-BLOCK = 256 * 1024
+BLOCK = 64 * 1024
 """Elements merged at once, and at least one row: so few that the copies in float32 stay in the processor's cache."""
 
 
@@ -59,24 +60,43 @@ class TensorMerge:
         return Rewrite(self.info.start, self.info.end, self._write)
 
     def _write(self, reader: int, writer: int, shift: int) -> None:
-        import numpy as np
+        from concurrent.futures import ThreadPoolExecutor
 
         change = open_change(self._adapter, self.entry)
         rows = self.info.elements // change.columns if self.info.elements else 0
         step = max(1, BLOCK // max(1, change.columns))
-        for first in range(0, rows, step):
-            count = min(step, rows - first)
-            at = self.info.start + first * change.columns * self._form.item
-            with reading(self.info.file):
-                data = pread_exact(reader, count * change.columns * self._form.item, at, self.info.file)
-            old = np.frombuffer(data, self._form.storage).reshape(count, change.columns)
-            new = change.merged(first, old, self._form)
-            self._count(old, new)
-            pwrite_all(writer, new.data.cast("B"), at + shift)
+
+        def block(first: int) -> tuple[int, float, float]:
+            return self._block(change, first, min(step, rows - first), reader, writer, shift)
+
+        pool = ThreadPoolExecutor(max_workers=workers())
+        try:
+            # Blocks are written wherever they are done, and counted in their order: sums of floats depend on it.
+            for changed, square, written in pool.map(block, range(0, rows, step)):
+                self.changed += changed
+                self._square += square
+                self._written_square += written
+        finally:
+            pool.shutdown(cancel_futures=True)
         self.norm_of_change = change.norm
 
-    def _count(self, old: Numbers, new: Numbers) -> None:
-        """Tally a block, and refuse one in which a finite number became infinite."""
+    def _block(
+        self, change: Change, first: int, count: int, reader: int, writer: int, shift: int
+    ) -> tuple[int, float, float]:
+        import numpy as np
+
+        row_bytes = change.columns * self._form.item
+        at = self.info.start + first * row_bytes
+        with reading(self.info.file):
+            data = pread_exact(reader, count * row_bytes, at, self.info.file)
+        old = np.frombuffer(data, self._form.storage).reshape(count, change.columns)
+        new = change.merged(first, old, self._form)
+        counted = self._count(old, new)
+        pwrite_all(writer, new.data.cast("B"), at + shift)
+        return counted
+
+    def _count(self, old: Numbers, new: Numbers) -> tuple[int, float, float]:
+        """Changed elements, square of the old norm and of the written change; a finite number must stay finite."""
         import numpy as np
 
         before, after = numbers_of(old, self._form).ravel(), numbers_of(new, self._form).ravel()
@@ -92,9 +112,7 @@ class TensorMerge:
                 sound = np.isfinite(before)
                 wide = before[sound].astype(np.float64), difference[sound].astype(np.float64)
                 squares = float(wide[0] @ wide[0]), float(wide[1] @ wide[1])
-        self._square += squares[0]
-        self._written_square += squares[1]
-        self.changed += int(np.count_nonzero(old != new))
+        return int(np.count_nonzero(old != new)), *squares
 
     def audit(self, base: Path, finished: Path, count: int) -> tuple[int, float]:
         """Read some elements back and compare them with the float64 value of what they should be.
