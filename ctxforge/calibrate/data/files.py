@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ctxforge.calibrate.data.documents import Tally
 from ctxforge.calibrate.data.spec import DataSource, hidden
+from ctxforge.calibrate.data.zstd import open_zstd
 from ctxforge.errors import CtxforgeError, ResourceError, UsageError
 
 _PROBE = 8192
@@ -71,22 +71,10 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             with gzip.GzipFile(fileobj=raw) as file:
                 yield file, raw  # type: ignore[misc]
         elif path.name.lower().endswith(".zst"):
-            with _zstandard(raw, path) as file:
+            with open_zstd(raw, path) as file:
                 yield file, raw
         else:
             yield raw, raw
-
-
-def _zstandard(raw: IO[bytes], path: Path) -> Any:
-    for module in ("compression.zstd", "zstandard"):  # Python 3.14 has its own
-        try:
-            return importlib.import_module(module).open(raw, "rb")
-        except ModuleNotFoundError:
-            continue
-    raise UsageError(
-        f"{path} is compressed with zstandard, which this Python does not read",
-        "pip install zstandard, or compress the file with gzip",
-    )
 
 
 def is_binary(head: bytes) -> bool:
