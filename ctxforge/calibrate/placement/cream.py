@@ -85,4 +85,7 @@ def _cut_gaussian(quantile: float, scale: float, sigma: float) -> float:
         return 2.0
     bell = NormalDist(1 + scale, sigma)
     low, high = bell.cdf(2), bell.cdf(2 * scale)
-    return min(max(bell.inv_cdf(low + quantile * (high - low)), 2.0), 2 * scale)
+    share = low + quantile * (high - low)
+    if not 0 < share < 1:  # so far out in a tail that its probability is lost in rounding
+        return 2.0 if share <= 0 else 2 * scale
+    return min(max(bell.inv_cdf(share), 2.0), 2 * scale)

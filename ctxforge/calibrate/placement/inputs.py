@@ -17,6 +17,7 @@ import numpy as np
 from ctxforge.calibrate.placement.backends import Backend, backend_of
 from ctxforge.calibrate.placement.batch import PADDING, Batch, collate
 from ctxforge.calibrate.placement.layout import Layout
+from ctxforge.calibrate.placement.lengths import refuse_mixed_lengths
 from ctxforge.calibrate.placement.windows import Sight, sight
 from ctxforge.errors import UnsupportedError
 
@@ -65,6 +66,7 @@ def model_inputs(
     batch = rows if isinstance(rows, Batch) else collate([rows] if isinstance(rows, Layout) else rows)
     kind, seen = backend_of(model, backend), sight(model)
     _refuse(batch, model, kind, seen)
+    refuse_mixed_lengths(batch, model.config)
     device = model.device
     positions = torch.tensor(batch.positions, device=device)
     if positions.is_floating_point():

@@ -121,7 +121,7 @@ def _change(batch: Batch, model: Any, turn: int) -> tuple[Batch | None, list[int
     picked = []
     for row, layout in enumerate(batch.rows):
         runs = layout.runs()
-        number = 0 if turn == 0 else (len(runs) - 1) // 2
+        number = 0 if turn == 0 else len(runs) // 2
         picked.append(number)
         run = runs[number]
         ids[row, run.start : run.stop] = (ids[row, run.start : run.stop] + 1 + size // 2) % size
