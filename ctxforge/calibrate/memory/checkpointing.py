@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -33,14 +33,22 @@ class Checkpointing:
         keep_attention: keep the outputs of fused attention kernels, which saves one attention forward a layer and
             costs one more tensor of the hidden size; an attention with dropout is computed again nevertheless.
         offload: where the kept inputs go; None to leave them on their device.
+        layers: which modules; None for the model's decoder layers.
 
     Raises:
         UsageError: the model checkpoints itself already.
         UnsupportedError: its layers can't be found.
     """
 
-    def __init__(self, model: Any, *, keep_attention: bool = False, offload: Offload | None = None) -> None:
-        self._layers = list(dict.fromkeys(decoder_layers(model)))
+    def __init__(
+        self,
+        model: Any,
+        *,
+        keep_attention: bool = False,
+        offload: Offload | None = None,
+        layers: Iterable[torch.nn.Module] | None = None,
+    ) -> None:
+        self._layers = list(dict.fromkeys(decoder_layers(model) if layers is None else layers))
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise UsageError(
                 "the model checkpoints its layers by itself already", "turn its own checkpointing off first"

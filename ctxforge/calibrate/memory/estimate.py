@@ -163,21 +163,17 @@ class Estimator:
     def longest(self, memory: int, options: StepOptions, *, multiple: int = 256, limit: int = 1 << 22) -> int:
         """The longest length, a multiple of `multiple`, that fits into `memory` bytes; 0 if none does."""
 
-        def fits(count: int) -> bool:
-            return self.estimate(count * multiple, options).total <= memory
-
-        if not fits(1):
-            return 0
-        low, high = 1, 2
-        while high * multiple <= limit and fits(high):
-            low, high = high, 2 * high
+        low, high = 0, limit // multiple + 1
+        points: list[tuple[int, int]] = []
+        guess = max(1, 4096 // multiple)
         while high - low > max(1, low // 64):
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
+            total = self.estimate(guess * multiple, options).total
+            low, high = (guess, high) if total <= memory else (low, guess)
+            points.append((guess, total))
+            guess = _next_guess(points, memory, low, high)
         return low * multiple
 
     def _peaks(self, meta: Any, layers: list[int], length: int, options: StepOptions) -> Peaks:
-        tiles = options.tile_tokens if self._tiles else None
         key = (tuple(layers), length, replace(options, optimiser="adamw", shards=1, dense_mask=False, offload=False))
         if key not in self._known:
             self._known[key] = rehearse(
@@ -186,7 +182,8 @@ class Estimator:
                 (options.batch, length),
                 checkpoint=options.checkpoint,
                 keep_attention=options.keep_attention and options.checkpoint,
-                tile_tokens=tiles,
+                tile_tokens=options.tile_tokens,
+                tiled=self._tiles,
                 slice_rows=options.slice_rows,
                 copies_heads=not options.gpu or options.dense_mask,
             )
@@ -203,9 +200,6 @@ class Estimator:
     def _meta(self, dtype: str | None) -> Any:
         if dtype not in self._metas:
             meta = on_meta(self.model, None if dtype is None else _DTYPES[dtype])
-            layers = decoder_layers(meta)
-            parts = [layers[number].get_submodule(name) for number, name in self._tiles]
-            meta.__dict__["_ctxforge_mlps"] = list(dict.fromkeys(parts))
             self._metas[dtype] = meta
         return self._metas[dtype]
 
@@ -238,6 +232,21 @@ def refuse_too_large(found: MemoryEstimate, memory: int, ways: Callable[[], list
         f"a step on {found.length} tokens takes about {gibibytes(found.total)}, and the device has {gibibytes(memory)}",
         "; or ".join(listed) if listed else "use a smaller model, a shorter length or more devices",
     )
+
+
+def _next_guess(points: list[tuple[int, int]], memory: int, low: int, high: int) -> int:
+    """Where the line through the last two points meets `memory`, kept inside of (low, high)."""
+    count, total = points[-1]
+    if len(points) == 1:
+        guess = count // 2 if total > memory else 2 * count
+    elif len(points) > 8:
+        guess = (low + high) // 2
+    else:
+        before, less = points[-2]
+        slope = (total - less) / (count - before)
+        guess = count + int((memory - total) / slope) if slope > 0 else (low + high) // 2
+    # A guess at the edge of what is known closes the other side.
+    return max(low + max(1, low // 64), min(guess, high - max(1, high // 128)))
 
 
 def gibibytes(count: int) -> str:

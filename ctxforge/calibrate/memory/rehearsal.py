@@ -8,6 +8,7 @@ they keep: query, key, value, output and one float32 a row and head.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -52,19 +53,31 @@ class Kind:
     count: int
 
 
-class _FusedAttention(torch.autograd.Function):
-    """Query [B, H, T, d], key [B, H', S, d], value [B, H', S, d_v] to an output [B, T, H, d_v] without values."""
+@torch.library.custom_op(
+    "ctxforge::rehearsed_attention",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value) -> (Tensor, Tensor)",
+)
+def _fused(*_inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    raise AssertionError("an attention without values was asked for values")
 
-    @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        output = query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[-1]))
-        rows = query.new_empty(query.shape[:3], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, rows)
-        return output
 
-    @staticmethod
-    def backward(ctx: Any, *_upstream: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.empty_like(part) for part in ctx.saved_tensors[:3])
+@_fused.register_fake
+def _sizes(query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output [B, T, H, d_v] and a float32 [B, H, T] of query [B, H, T, d] and value [B, H', S, d_v]."""
+    output = query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[-1]))
+    return output, query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _backward(ctx: Any, *_upstream: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.empty_like(part) for part in ctx.saved_tensors[:3])
+
+
+_fused.register_autograd(_backward, setup_context=_keep)
 
 
 def attend(
@@ -74,7 +87,8 @@ def attend(
     each = query.shape[1] // key.shape[1]
     if each > 1 and getattr(module, "_ctxforge_copies_heads", False):
         key, value = (part.repeat_interleave(each, dim=1) for part in (key, value))
-    return _FusedAttention.apply(query, key, value), None  # type: ignore[no-untyped-call]
+    output, _rows = _fused(query, key, value)
+    return output, None
 
 
 def on_meta(model: Any, dtype: torch.dtype | None = None) -> Any:
@@ -111,6 +125,7 @@ def rehearse(
     keep_attention: bool = False,
     tile_tokens: int | None = None,
     slice_rows: int | None = None,
+    tiled: Sequence[tuple[int, str]] = (),
     copies_heads: bool = False,
 ) -> Peaks:
     """One step of a model that has only the layers named, for a batch of `shape` [B, L].
@@ -120,8 +135,9 @@ def rehearse(
         layers: numbers of its layers, one as often as it is to be there.
         shape: batch and length.
         checkpoint, keep_attention: see `Checkpointing`.
-        tile_tokens: see `TiledMLPs`; None for no tiles, as where a model has no MLP that may be tiled.
+        tile_tokens: see `TiledMLPs`; None for no tiles.
         slice_rows: see `LossModel`.
+        tiled: which MLPs are tiled: number of the layer and name in it.
         copies_heads: whether attention copies shared heads, as on a CPU.
     """
     from transformers import AttentionInterface
@@ -135,11 +151,14 @@ def rehearse(
         stack.callback(setattr, owner, name, every)
         stack.callback(inner.set_attn_implementation, inner.config._attn_implementation)
         inner.set_attn_implementation(ATTENTION_NAME)
+        # Copies, because gradients of a layer that is there twice would wait for one another.
+        chosen = torch.nn.ModuleList([copy.deepcopy(every[number]) for number in layers])
+        setattr(owner, name, chosen)
         if checkpoint:
-            stack.enter_context(Checkpointing(meta, keep_attention=keep_attention))
-        if tile_tokens is not None:
-            stack.enter_context(TiledMLPs(meta, tile_tokens, meta.__dict__.get("_ctxforge_mlps")))
-        setattr(owner, name, torch.nn.ModuleList([every[number] for number in layers]))
+            stack.enter_context(Checkpointing(meta, keep_attention=keep_attention, layers=chosen))
+        parts = [chosen[at].get_submodule(part) for at, n in enumerate(layers) for number, part in tiled if n == number]
+        if tile_tokens is not None and parts:
+            stack.enter_context(TiledMLPs(meta, tile_tokens, parts))
         for module in inner.modules():
             module.__dict__["_ctxforge_copies_heads"] = copies_heads
             _fix_rotation(module)

@@ -101,9 +101,8 @@ def _looks_like_mlp(part: torch.nn.Module) -> bool:
     shapes = [p.dim() for p in part.parameters()]
     if shapes.count(2) < 2 or max(shapes) > 2:
         return False
-    parameters = inspect.signature(part.forward).parameters.values()
-    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(needed) == 1
+    # Attention takes positions, a mask or whatever else by name.
+    return len(inspect.signature(part.forward).parameters) == 1
 
 
 def _sees_tokens_alone(part: torch.nn.Module) -> bool:
