@@ -83,7 +83,7 @@ def test_the_assistants_turns_with_their_end(tmp_path: Path) -> None:
     row = read_row([cache], [Piece(0, 0, 30, int(cache.lengths[0])), Piece(0, 1, 0, int(cache.lengths[1]))])
     first = cache.assistant_spans(0)
     assert first is not None
-    assert row.learn[: int(cache.lengths[0]) - 30].sum() == sum(max(0, b - max(a, 30)) for a, b in first)
+    assert row.learn[: int(cache.lengths[0]) - 30].sum() == sum(max(0, b - max(a, 31)) for a, b in first)
     assert row.learn.sum() < len(row.learn)
 
 
@@ -141,7 +141,7 @@ def test_chats_are_drawn_like_text(tmp_path: Path) -> None:
             learnt = found.ids[(found.segments == segment) & found.learn]
             assert set(learnt.tolist()) <= {*b"yes\n", 257}
             assert len(learnt) == sum(
-                max(0, min(piece.stop, b) - max(piece.start, a))
+                max(0, min(piece.stop, b) - max(piece.start + 1, a))
                 for a, b in cache.assistant_spans(piece.document)  # type: ignore[union-attr]
             )
 

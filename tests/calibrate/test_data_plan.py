@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxforge.calibrate.data import Mixture, PlannedRow, Stage, curriculum, make_mixture, plan_batch, read_row, whole
+from ctxforge.calibrate.data import (
+    Mixture,
+    Piece,
+    PlannedRow,
+    Stage,
+    curriculum,
+    make_mixture,
+    plan_batch,
+    read_row,
+    whole,
+)
 from ctxforge.calibrate.data.mixture import BLOCK
 from ctxforge.calibrate.data.permute import bounded, permutation
 from ctxforge.errors import UsageError
@@ -266,3 +276,6 @@ def test_a_row_says_where_its_segments_are(tmp_path: Path) -> None:
         assert found.segments.tolist() == [i for i, piece in enumerate(expected) for _ in piece]
         assert found.learn.tolist() == [one > 0 for piece in expected for one in range(len(piece))]
         assert found.ids.dtype == np.int64
+    bare = synthetic(tmp_path / "b", [3, 2])
+    pieces = [Piece(0, 0, 1, 3), Piece(0, 1, 0, 2)]
+    assert read_row([bare], pieces).learn.tolist() == [False, True, False, True]

@@ -302,6 +302,8 @@ def test_hub_rows(tmp_path: Path, no_network: Any) -> None:
     assert "no column text, content or messages; it has id, body" in refused(DataSource("hub", str(tmp_path)))
     assert "cannot be read" in refused(DataSource("hub", str(tmp_path), "body", split="dev"))
     assert "cannot be read" in refused(DataSource("hub", str(tmp_path), "body", config="german"))
+    (tmp_path / "none").mkdir()
+    assert "none cannot be read" in refused(DataSource("hub", str(tmp_path / "none")))
 
 
 def test_hub_scripts_point_to_parquet(tmp_path: Path, no_network: Any) -> None:

@@ -66,23 +66,26 @@ def hub_values(source: DataSource, revision: str | None) -> Iterator[tuple[str, 
 
 @contextmanager
 def _said(source: DataSource) -> Iterator[None]:
-    """Turn what `datasets` raises into an error for the user."""
-    try:
-        with hub_errors(source.location, source.revision):
+    """Turn what `datasets` and the Hub raise into an error for the user."""
+    with hub_errors(source.location, source.revision):
+        try:
             yield
-    except CtxforgeError:
-        raise
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
+        except CtxforgeError:
             raise
-        raise UnsupportedError(
-            f"{source.name} is a script, which datasets no longer runs",
-            f"use its parquet branch if it has one: {_parquet(source)}",
-        ) from None
-    except (ValueError, OSError) as error:
-        raise UsageError(
-            f"{source.name} cannot be read: {error}", "name the config and the split: hf://NAME:CONFIG:SPLIT"
-        ) from error
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise
+            raise UnsupportedError(
+                f"{source.name} is a script, which datasets no longer runs",
+                f"use its parquet branch if it has one: {_parquet(source)}",
+            ) from None
+        except (ValueError, FileNotFoundError) as error:
+            # huggingface_hub's own errors are some of these too, and `hub_errors` knows them better.
+            if type(error).__module__.split(".")[0] not in ("builtins", "datasets"):
+                raise
+            raise UsageError(
+                f"{source.name} cannot be read: {error}", "name the config and the split: hf://NAME:CONFIG:SPLIT"
+            ) from error
 
 
 def _parquet(source: DataSource) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctxforge.calibrate.data.cache import require_length
+from ctxforge.calibrate.data.cache import TokenCache, require_length
 from ctxforge.calibrate.data.pools import Pool, long_pool, short_pool
 from ctxforge.calibrate.data.split import Ranges
 from ctxforge.errors import UsageError
@@ -45,12 +45,14 @@ class StagePools:
     Attributes:
         stage: its length and rows.
         first_step: its first step.
+        short_length: tokens of a short row, at most, prefixes included.
         pools: long and short rows of each source.
         counts: rows of each pool among `BLOCK` rows; sums to `BLOCK`.
     """
 
     stage: Stage
     first_step: int
+    short_length: int
     pools: tuple[Pool, ...]
     counts: tuple[int, ...]
 
@@ -71,12 +73,15 @@ class Mixture:
     Attributes:
         parts: the stretches of each source that may be drawn.
         stages: the curriculum.
-        short_length: tokens of a short row, at most.
     """
 
     parts: tuple[Ranges, ...]
     stages: tuple[StagePools, ...]
-    short_length: int
+
+    @property
+    def caches(self) -> tuple[TokenCache, ...]:
+        """Whose tokens the pieces count, by source."""
+        return tuple(part.cache for part in self.parts)
 
     def at(self, step: int) -> StagePools:
         """The stage that a step falls into."""
@@ -121,7 +126,7 @@ def make_mixture(
     for index, stage in enumerate(stages):
         built.append(_stage_pools(parts, shares, stage, first, (index, short_share, short_length or stage.length)))
         first += stage.steps
-    return Mixture(tuple(parts), tuple(built), short_length or max(stage.length for stage in stages))
+    return Mixture(tuple(parts), tuple(built))
 
 
 def curriculum(
@@ -187,7 +192,7 @@ def _stage_pools(
             wanted.append(share * short)
     if short_share < 1 and not any(pool.kind == "long" for pool in pools):
         _too_short(parts, stage.length)
-    return StagePools(stage, first, tuple(pools), _rounded(wanted))
+    return StagePools(stage, first, short_length, tuple(pools), _rounded(wanted))
 
 
 def _too_short(parts: Sequence[Ranges], length: int) -> None:

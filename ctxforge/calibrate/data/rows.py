@@ -20,8 +20,8 @@ class RowTokens:
     Attributes:
         ids: prefix and tokens of each piece, int64 [tokens].
         segments: which piece each belongs to, from 0, int64 [tokens]: no token sees another segment's.
-        learn: where a loss is taken, bool [tokens]: all tokens of plain text but the prefix; of a chat what the
-            assistant wrote. Of the token that is predicted, not of the one it is predicted from.
+        learn: the tokens whose prediction is a loss, bool [tokens]: those of plain text, or of a chat those that the
+            assistant wrote; never the prefix, nor a segment's first token, which nothing predicts.
     """
 
     ids: NDArray[np.int64]
@@ -43,6 +43,7 @@ def read_row(caches: Sequence[TokenCache], pieces: Sequence[Piece]) -> RowTokens
         prefix = np.array(cache.header.prefix, np.int64)
         ids.append(np.concatenate([prefix, cache.document(piece.document)[piece.start : piece.stop].astype(np.int64)]))
         learn.append(np.concatenate([np.zeros(len(prefix), bool), _learned(cache, piece)]))
+        learn[-1][0] = False
     segments = np.repeat(np.arange(len(pieces)), [len(one) for one in ids])
     return RowTokens(np.concatenate(ids), segments.astype(np.int64), np.concatenate(learn))
 
