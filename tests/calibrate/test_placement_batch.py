@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +65,11 @@ def test_like_lengths_go_together(lengths: list[int], size: int) -> None:
     assert all(len(batch) == size for batch in batches[:-1])
     order = [(-lengths[row], row) for batch in batches for row in batch]
     assert order == sorted(order)
+
+
+def test_rows_are_built_without_torch() -> None:
+    code = "import sys, ctxforge.calibrate.placement as p; p.pose(range(9), 4, 8, 1); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_bad_batches_are_refused() -> None:

@@ -21,6 +21,7 @@ from ctxforge.calibrate.placement import (
     cream,
     cream_chunks,
     from_chunks,
+    from_segments,
     full_length,
     giraffe_scale_base,
     mixed_windows,
@@ -209,6 +210,29 @@ def test_rows_of_short_texts() -> None:
     assert mixed.extended.tolist() == [False] * 4 + [True] * 30 + [False] * 6
     with pytest.raises(UsageError, match="does not hold 3"):
         pack([text(4), text(8), text(9)], 12)
+
+
+def test_rows_of_the_data_stage() -> None:
+    ids, segments = text(9), np.repeat([0, 1, 2], [4, 2, 3])
+    row = from_segments(ids, segments, learn=[0, 0, 1, 1, 0, 1, 0, 0, 1])
+    assert row.positions.tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2]
+    assert row.documents.tolist() == segments.tolist()
+    assert row.weights.tolist() == [0, 0, 1, 1, 0, 1, 0, 0, 1]
+    assert from_segments(ids, segments, trained_length=3).extended.tolist() == [True] * 4 + [False] * 5
+    for wrong in ([0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9, [0] * 8):
+        with pytest.raises(UsageError, match="number the texts"):
+            from_segments(ids, wrong)
+    # What a chat's prompt says is not learnt, wherever chunks are taken from.
+    learn = np.arange(200) % 3 == 0
+    skipping = pose(text(200), 40, 400, 5, learn=learn)
+    assert set((skipping.ids[skipping.weights > 0] - 1000) % 3) == {0}
+    assert (skipping.weights > 0).sum() >= learn[skipping.ids - 1000].sum() - 2
+    assert set(
+        (cream(text(200), 60, 120, 5, learn=learn).ids - 1000)[cream(text(200), 60, 120, 5, learn=learn).weights > 0]
+        % 3
+    ) == {0}
+    with pytest.raises(UsageError, match="weights for a text"):
+        pose(text(200), 40, 400, 5, learn=[True])
 
 
 def test_scattered_positions() -> None:

@@ -1,16 +1,18 @@
 """Which token stands where, and who sees whom, in a training batch.
 
 Builders make rows (`Layout`) from token arrays and a seed alone: `full_length`, `pack`, `pack_many`, `mixed_windows`,
-`pose`, `cream`, `randomised`, `scattered`; `short_rows` says which rows of a batch hold short documents. `collate`
-makes a `Batch` of them, `next_tokens` its targets, and `model_inputs` the arguments for a transformers model whose
-attention then computes just that. `check_isolation` tries it out on the model before training, `coverage` counts the
-distances that rows show. Recipes that need no layout of their own: LongLoRA and LongCE use `full_length`, the latter
-with `Layout.weighted`; without RoPE (DroPE) positions don't matter, and rows are packed or full length.
+`from_segments`, `pose`, `cream`, `randomised`, `scattered`; `short_rows` says which rows of a batch hold short
+documents. `collate` makes a `Batch` of them, `next_tokens` its targets, and `model_inputs` the arguments for a
+transformers model whose attention then computes just that. `check_isolation` tries it out on the model before
+training, `coverage` counts the distances that rows show. Recipes that need no layout of their own: LongLoRA and LongCE
+use `full_length`, the latter with `Layout.weighted`; without RoPE (DroPE) positions don't matter, and rows are packed
+or full length.
 """
 
 from ctxforge.calibrate.placement.backends import Backend, backend_of
 from ctxforge.calibrate.placement.batch import Batch, by_length, collate, next_tokens
 from ctxforge.calibrate.placement.builders import (
+    from_segments,
     full_length,
     mixed_windows,
     pack,
@@ -47,6 +49,7 @@ __all__ = [
     "cream",
     "cream_chunks",
     "from_chunks",
+    "from_segments",
     "full_length",
     "giraffe_scale_base",
     "mixed_windows",

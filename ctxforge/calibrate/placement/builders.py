@@ -66,6 +66,29 @@ def pack(
     )
 
 
+def from_segments(
+    ids: ArrayLike, segments: ArrayLike, *, learn: ArrayLike | None = None, trained_length: int | None = None
+) -> Layout:
+    """A row of texts that lie end to end already, as the data stage hands them over (`data.rows.RowTokens`).
+
+    Args:
+        ids: tokens of the row, [T].
+        segments: which text each belongs to, [T]: 0, 1, ... in order.
+        learn: weight of each token's loss, [T], or bool; 1 by default.
+        trained_length: L0, for LongRoPE2's mixed windows: texts of at most L0 keep the source's own rotation.
+
+    Raises:
+        UsageError: arrays that don't match, or texts not numbered in order.
+    """
+    row, marks = token_array(ids), np.asarray(segments)
+    edges = np.diff(marks)
+    if marks.shape != row.shape or marks[0] != 0 or not np.isin(edges, (0, 1)).all():
+        raise UsageError("segments that don't number the texts of a row 0, 1, ...", "give one number a token, in order")
+    texts = np.split(row, np.flatnonzero(edges) + 1)
+    packed = pack(texts) if trained_length is None else mixed_windows(texts, len(row), trained_length)
+    return packed if learn is None else packed.weighted(learn)
+
+
 def pack_many(documents: Sequence[ArrayLike], length: int) -> list[Layout]:
     """Rows of at most `length` tokens that hold all of `documents`: longest first, each into the fullest row it fits.
 

@@ -59,22 +59,28 @@ def cream_chunks(window: int, text_length: int, target: int, seed: Seed, *, sigm
 
 
 def cream(
-    tokens: ArrayLike, window: int, target: int, seed: Seed, *, sigma: float = 3.0, train_seams: bool = False
+    tokens: ArrayLike,
+    window: int,
+    target: int,
+    seed: Seed,
+    *,
+    sigma: float = 3.0,
+    learn: ArrayLike | None = None,
+    train_seams: bool = False,
 ) -> Layout:
     """A CREAM row: `window` tokens of a text at positions up to `target`.
 
     Args:
         tokens: the text.
         window, target, seed, sigma: see `cream_chunks`.
-        train_seams: see `from_chunks`.
+        learn, train_seams: see `from_chunks`.
 
     Raises:
         UsageError: see `cream_chunks`, and a text that is no array of ids.
     """
     text = token_array(tokens)
-    return from_chunks(
-        text, cream_chunks(window, len(text), target, seed, sigma=sigma), target, train_seams=train_seams
-    )
+    places = cream_chunks(window, len(text), target, seed, sigma=sigma)
+    return from_chunks(text, places, target, learn=learn, train_seams=train_seams)
 
 
 def _cut_gaussian(quantile: float, scale: float, sigma: float) -> float:

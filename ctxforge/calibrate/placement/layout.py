@@ -110,7 +110,12 @@ class Layout:
 
 
 def from_chunks(
-    tokens: ArrayLike, chunks: Sequence[Chunk], target: int, *, train_seams: bool = False, extended: bool = True
+    tokens: ArrayLike,
+    chunks: Sequence[Chunk],
+    target: int,
+    *,
+    learn: ArrayLike | None = None,
+    train_seams: bool = False,
 ) -> Layout:
     """A row of one document made of stretches of `tokens`, each where its chunk says.
 
@@ -118,14 +123,18 @@ def from_chunks(
         tokens: the text, [N].
         chunks: at least one; later ones stand at later positions.
         target: L'; every position is below it.
+        learn: weight of the loss of each token of the text, [N], or bool; 1 by default.
         train_seams: whether the first token of a chunk whose text does not follow on the chunk before counts in the
             loss. It cannot be foreseen there; published code counts it all the same.
-        extended: see `Layout`.
 
     Raises:
-        UsageError: a chunk outside the text or the target, without tokens, or one that overlaps the one before it.
+        UsageError: a chunk outside the text or the target, without tokens, or one that overlaps the one before it; not
+            one weight a token.
     """
     text = token_array(tokens)
+    learned = np.ones(len(text), dtype=np.float32) if learn is None else np.asarray(learn, dtype=np.float32)
+    if learned.shape != text.shape:
+        raise UsageError(f"{learned.shape} weights for a text of {len(text)} tokens", "give one a token")
     if not chunks:
         raise UsageError("a row without chunks", "give at least one")
     weights: list[NDArray[np.float32]] = []
@@ -138,8 +147,8 @@ def from_chunks(
                 f"chunk {number} is {chunk}: not between position {end_position} and the target {target}",
                 "let chunks follow one another and end within the target",
             )
-        counts = np.ones(chunk.length, dtype=np.float32)
-        counts[0] = 0 if number == 0 else float(train_seams or chunk.text_start == end_text)
+        counts = learned[chunk.text_start : chunk.text_start + chunk.length].copy()
+        counts[0] *= 0 if number == 0 else train_seams or chunk.text_start == end_text
         weights.append(counts)
         end_text, end_position = chunk.text_start + chunk.length, chunk.position_start + chunk.length
     size = sum(chunk.length for chunk in chunks)
@@ -148,7 +157,7 @@ def from_chunks(
         np.concatenate([np.arange(c.position_start, c.position_start + c.length) for c in chunks]),
         np.zeros(size, dtype=np.int64),
         np.concatenate(weights),
-        np.full(size, extended),
+        np.ones(size, dtype=np.bool_),
     )
 
 

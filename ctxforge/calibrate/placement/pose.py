@@ -87,6 +87,7 @@ def pose(
     chunks: int = 2,
     content: Content = "sampled",
     lengths: Lengths = "share",
+    learn: ArrayLike | None = None,
     train_seams: bool = False,
 ) -> Layout:
     """A PoSE row: `window` tokens of a text at positions up to `target`, at the cost of `window`.
@@ -94,11 +95,11 @@ def pose(
     Args:
         tokens: the text, [L_x]; the published recipe gives five windows of it.
         window, target, seed, chunks, content, lengths: see `pose_chunks`.
-        train_seams: see `from_chunks`.
+        learn, train_seams: see `from_chunks`.
 
     Raises:
         UsageError: see `pose_chunks`, and a text that is no array of ids.
     """
     text = token_array(tokens)
     places = pose_chunks(window, len(text), target, seed, chunks=chunks, content=content, lengths=lengths)
-    return from_chunks(text, places, target, train_seams=train_seams)
+    return from_chunks(text, places, target, learn=learn, train_seams=train_seams)
