@@ -42,19 +42,18 @@ def build(kind: str, sizes: dict[str, Any], adapters: bool) -> Any:
     return model.train()
 
 
-def step(model: Any, length: int, options: StepOptions, steps: int) -> None:
+def train(model: Any, length: int, options: StepOptions) -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
     handles = [Checkpointing(model, keep_attention=options.keep_attention)] if options.checkpoint else []
     if options.tile_tokens:
         handles.append(TiledMLPs(model, options.tile_tokens))
     loss_model = LossModel(model, options.slice_rows)
-    ids = torch.arange(length)[None] % SIZES["vocab_size"]
+    ids = torch.arange(length)[None] % model.config.vocab_size
     where = torch.arange(length)[None]
-    for _ in range(steps):
-        # Two micro-batches: gradients are there while the second one runs.
-        for _ in range(2):
-            loss_model(ids, next_tokens(ids), 2.0 * length, position_ids=where).loss.backward()
+    # The second step finds gradients and the optimiser's states there: that is the peak.
+    for _ in range(2):
+        loss_model(ids, next_tokens(ids), float(length), position_ids=where).loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=False)
     for handle in handles:
@@ -73,12 +72,12 @@ def main() -> None:
     model = build(kind, sizes, adapters)
     found = Estimator(model).estimate(length, options)
     # Kernels and lazily imported code are there before the baseline is taken.
-    step(model, 64, options, 1)
+    train(model, 64, options)
     del model
     gc.collect()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    step(build(kind, sizes, adapters), length, options, 1)
+    train(build(kind, sizes, adapters), length, options)
     sys.stdout.write(json.dumps({"estimate": found.total, "peak": resident("VmHWM") - before}) + "\n")
 
 

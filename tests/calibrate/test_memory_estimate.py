@@ -22,7 +22,7 @@ from ctxforge.calibrate.memory.tiled_mlp import TiledMLPs
 from ctxforge.calibrate.memory.ways import ways_to_fit
 from ctxforge.calibrate.objectives.loss_model import LossModel, next_tokens
 from ctxforge.errors import ResourceError, UsageError
-from tests.verification.tiny import tiny, token_ids
+from tests.verification.tiny import DYNAMIC, LONGROPE, YARN, tiny, token_ids
 
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("step_in_child.py")
@@ -93,6 +93,18 @@ def test_the_rehearsal_is_the_step(kind: str, options: StepOptions) -> None:
     # The model is left as it was.
     assert not model.get_input_embeddings().weight.is_meta
     assert len(model.get_decoder().layers) == 5
+
+
+@pytest.mark.parametrize("rope", [YARN, LONGROPE, DYNAMIC])
+def test_rotations_that_ask_for_the_length(rope: dict[str, Any]) -> None:
+    """And a model that is wrapped and hooked already."""
+    options = StepOptions(slice_rows=16, tile_tokens=64)
+    plain = Estimator(tiny().requires_grad_(True)).estimate(256, options)
+    model = tiny(rope_parameters=rope).requires_grad_(True)
+    with Checkpointing(model), TiledMLPs(model, 64):
+        found = Estimator(model).estimate(256, options)
+    assert found.layer == pytest.approx(plain.layer, rel=0.02)
+    assert found.checkpoints == plain.checkpoints
 
 
 def test_kinds_of_layers_are_told_apart() -> None:

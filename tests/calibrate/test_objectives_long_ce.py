@@ -18,7 +18,7 @@ from ctxforge.calibrate.objectives.long_ce import (
     short_losses,
 )
 from ctxforge.calibrate.objectives.loss_model import LossModel, next_tokens, next_weights
-from ctxforge.errors import UsageError
+from ctxforge.errors import ResourceError, UsageError
 from tests.verification.tiny import reference_losses, tiny, token_ids
 
 SETTINGS = LongCESettings(context=8, refresh=3)
@@ -121,6 +121,17 @@ def test_cached_weights_are_those_of_the_base_model(tmp_path: Path) -> None:
         WeightCache(tmp_path / "weights", model_name, settings).weights(other, counted, parts)
         assert runs > 0
     assert next_weights(found[None])[0, 8] == found[9]
+
+
+def test_a_damaged_file_is_computed_anew_and_a_folder_that_is_none_refused(tmp_path: Path) -> None:
+    ids, compute = torch.tensor(token_ids(LENGTH)), losses_of(LossModel(tiny()))
+    found = WeightCache(tmp_path, "base", SETTINGS).weights(ids, compute)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    assert torch.equal(WeightCache(tmp_path, "base", SETTINGS).weights(ids, compute), found)
+    with pytest.raises(ResourceError) as caught:
+        WeightCache(path / "under", "base", SETTINGS).weights(ids, compute)
+    assert "another folder" in caught.value.remedy
 
 
 def test_published_settings() -> None:

@@ -104,7 +104,13 @@ def on_meta(model: Any, dtype: torch.dtype | None = None) -> Any:
         moved = torch.empty_like(part.detach(), device="meta", dtype=changed)
         trained = isinstance(part, torch.nn.Parameter)
         memo[id(part)] = torch.nn.Parameter(moved, requires_grad=part.requires_grad) if trained else moved
-    return copy.deepcopy(model, memo)
+    found = copy.deepcopy(model, memo)
+    for module in found.modules():
+        # Wrappers and hooks work on the model that they were made for.
+        module.__dict__.pop("forward", None)
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return found
 
 
 def kinds(model: Any) -> list[Kind]:
@@ -149,8 +155,9 @@ def rehearse(
     meter = MemoryMeter()
     with ExitStack() as stack:
         stack.callback(setattr, owner, name, every)
-        stack.callback(inner.set_attn_implementation, inner.config._attn_implementation)
-        inner.set_attn_implementation(ATTENTION_NAME)
+        for config in {id(m.config): m.config for m in inner.modules() if hasattr(m, "config")}.values():
+            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+            config._attn_implementation = ATTENTION_NAME
         # Copies, because gradients of a layer that is there twice would wait for one another.
         chosen = torch.nn.ModuleList([copy.deepcopy(every[number]) for number in layers])
         setattr(owner, name, chosen)

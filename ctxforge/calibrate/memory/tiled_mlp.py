@@ -101,8 +101,9 @@ def _looks_like_mlp(part: torch.nn.Module) -> bool:
     shapes = [p.dim() for p in part.parameters()]
     if shapes.count(2) < 2 or max(shapes) > 2:
         return False
-    # Attention takes positions, a mask or whatever else by name.
-    return len(inspect.signature(part.forward).parameters) == 1
+    # Itself and the input: attention takes positions, a mask or whatever else by name. The class is asked, because the
+    # module's own forward may be tiled already.
+    return len(inspect.signature(type(part).forward).parameters) == 2
 
 
 def _sees_tokens_alone(part: torch.nn.Module) -> bool:
@@ -132,7 +133,8 @@ def _sees_tokens_alone(part: torch.nn.Module) -> bool:
 
 
 def _tiled(part: torch.nn.Module, inner: Callable[..., Any], tile_tokens: int) -> Callable[..., Any]:
-    def forward(states: torch.Tensor) -> torch.Tensor:
+    def forward(*args: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        (states,) = (*args, *named.values())
         if states.shape[-2] <= tile_tokens:
             found: torch.Tensor = inner(states)
             return found

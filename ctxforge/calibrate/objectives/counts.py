@@ -34,7 +34,7 @@ def denominator(
         device: where the group adds numbers; None for the CPU.
 
     Returns:
-        At least the smallest positive number that keeps a step without tokens from dividing by zero, which is 1.
+        The step's tokens, or 1 for a step without any, divided by the processes where gradients are averaged.
     """
     total = torch.tensor(float(sum(counted_tokens(part) for part in targets)), dtype=torch.float64, device=device)
     processes = 1

@@ -62,7 +62,8 @@ def affine_form(model: Any, output_class: type[Any]) -> AffineForm | None:
     # Small rows tell factors apart, large ones caps.
     rows[_PROBE_ROWS // 2 :] *= 8
     rows = rows.to(weight)
-    with torch.no_grad():
+    # The head's own rounding is compared, and not autocast's.
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
         stock = SlicedHead(model).logits(rows, output_class).double()
         errors = {form: _error(form.logits(rows, weight, layer.bias).double(), stock) for form in _candidates(model)}
     best = min(errors, key=lambda form: errors[form])

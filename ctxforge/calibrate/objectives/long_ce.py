@@ -13,6 +13,7 @@ The full losses come from the training pass itself (`LongCEWeigher`), or both fr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from ctxforge.calibrate.objectives.cross_entropy import IGNORE
-from ctxforge.errors import UsageError
+from ctxforge.errors import ResourceError, UsageError
 
 # Token ids [B, T] at positions 0 .. T - 1 to the losses of tokens 1 .. T - 1, [B, T - 1].
 LossesOf = Callable[[torch.Tensor], torch.Tensor]
@@ -144,11 +145,15 @@ class WeightCache:
             ids: [L].
             losses_of: the weighing model's losses.
             documents: as in `short_losses`; each document's full context is the document.
+
+        Raises:
+            ResourceError: the weights can't be written.
         """
         parts = list(documents or [(0, ids.shape[0])])
         path = self.folder / f"{self._name(ids, parts)}.npy"
-        if path.exists():
-            return self._read(path)
+        known = self._read(path, ids.shape[0])
+        if known is not None:
+            return known
         short = short_losses(losses_of, ids, self.settings, parts)
         full = torch.full_like(short, torch.nan)
         for start, end in parts:
@@ -167,19 +172,32 @@ class WeightCache:
         digest.update(ids.cpu().numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def _read(self, path: Path) -> torch.Tensor:
+    def _read(self, path: Path, length: int) -> torch.Tensor | None:
+        """The weights in a file; None where there is none, or where it is damaged and must be computed anew."""
         import numpy as np
 
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return torch.from_numpy(found) if found.shape == (length,) and found.dtype == np.float32 else None
 
     def _write(self, path: Path, found: torch.Tensor) -> None:
         import os
 
         import numpy as np
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed, so that a killed run leaves no half file under the name.
         aside = path.with_suffix(f".{os.getpid()}.part")
-        with aside.open("wb") as file:
-            np.save(file, found.numpy(), allow_pickle=False)
-        aside.replace(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                np.save(file, found.numpy(), allow_pickle=False)
+            aside.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise ResourceError(
+                f"the LongCE weights can't be written to {self.folder}: {error.strerror}",
+                "make room there, or give another folder",
+            ) from None
