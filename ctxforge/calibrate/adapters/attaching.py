@@ -157,7 +157,8 @@ def _whole_entries(model: Any, recipe: AdapterRecipe, roles: Roles, places: Plac
     for role in ROLES if full else recipe.whole:
         names = roles.modules[role]
         tied_head = role == "head" and not names
-        if not names and not full and not tied_head:
+        # Some architectures have norms without weights: there is nothing to train in them.
+        if not names and not full and not tied_head and role != "norm":
             raise _nothing(model, role, roles)
         if tied_head:
             embedding = model.get_input_embeddings()
@@ -195,7 +196,11 @@ def _inject(model: Any, recipe: AdapterRecipe, entries: tuple[Entry, ...], seed:
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    targets = [entry.parameter.removesuffix(".weight") for entry in entries]
+    # In a wrapper without a config peft takes the names as they are. With one, it takes a gate_proj of attention for
+    # part of fused experts, and refuses.
+    wrapper = nn.Module()
+    wrapper.add_module("model", model)
+    targets = [f"model.{entry.parameter.removesuffix('.weight')}" for entry in entries]
     config = LoraConfig(
         r=recipe.rank,
         # peft takes alpha as it is and divides by itself; a float is fine for it.
@@ -209,14 +214,14 @@ def _inject(model: Any, recipe: AdapterRecipe, entries: tuple[Entry, ...], seed:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+        inject_adapter_in_model(config, wrapper, adapter_name=ADAPTER_NAME)
+    layers = {name: module for name, module in wrapper.named_modules() if isinstance(module, LoraLayer)}
     if set(layers) != set(targets):
         odd = sorted(set(layers) ^ set(targets))[0]
         raise InternalError(f"peft changed other modules than those it was given ({odd}).", "Please report this.")
     found = []
     for entry in entries:
-        layer = layers[entry.parameter.removesuffix(".weight")]
+        layer = layers[f"model.{entry.parameter.removesuffix('.weight')}"]
         if abs(layer.scaling[ADAPTER_NAME] - entry.scale) > 1e-12 * abs(entry.scale):
             raise InternalError(
                 f"peft scales {entry.parameter} by {layer.scaling[ADAPTER_NAME]}.", "Please report this."

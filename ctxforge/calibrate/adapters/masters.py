@@ -26,10 +26,6 @@ class _Rounded(nn.Module):
         """The master in the module's dtype; the gradient comes back in float32."""
         return master.to(self.dtype)
 
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """The master of a weight."""
-        return weight.float()
-
 
 def make_trainable(model: Any, parameter: nn.Parameter) -> nn.Parameter:
     """Make a parameter trainable in float32, wherever it is used; gives what the optimiser gets.
@@ -41,15 +37,11 @@ def make_trainable(model: Any, parameter: nn.Parameter) -> nn.Parameter:
     if parameter.dtype == torch.float32:
         parameter.requires_grad_(True)
         return parameter
-    master: nn.Parameter | None = None
+    master = nn.Parameter(parameter.detach().float())
     for module, name in list(_owners(model, parameter)):
         parametrize.register_parametrization(module, name, _Rounded(parameter.dtype), unsafe=True)
         held: Any = module.parametrizations[name]  # type: ignore[index]
-        if master is None:
-            master = held.original
         held.original = master
-    assert master is not None, "the parameter is the model's"
-    master.requires_grad_(True)
     return master
 
 
