@@ -34,7 +34,7 @@ GEMMA: dict[str, Any] = {"head_dim": 32, "query_pre_attn_scalar": 32}
     [
         ("llama", {}, False, 1536, {"checkpoint": False}),
         ("llama", {"vocab_size": 2048}, True, 4096, {"checkpoint": True}),
-        ("gemma2", GEMMA, False, 2048, {"checkpoint": True, "tile_tokens": 256}),
+        ("gemma2", GEMMA, False, 1024, {"checkpoint": True, "tile_tokens": 256}),
     ],
 )
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak resident memory is read from /proc")

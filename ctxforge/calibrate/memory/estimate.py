@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from ctxforge.calibrate.memory.layers import causal_lm, decoder_layers
-from ctxforge.calibrate.memory.rehearsal import Peaks, kinds, on_meta, rehearse
+from ctxforge.calibrate.memory.rehearsal import Peaks, kinds, on_meta, rehearse, writes_scores_out
 from ctxforge.calibrate.memory.tiled_mlp import position_wise_mlps
 from ctxforge.errors import ResourceError, UsageError
 
@@ -73,7 +73,7 @@ class MemoryEstimate:
         checkpoints: what all layers keep until their backward.
         layer: what one layer's forward and backward need beside that.
         loss: what head and loss need beside the checkpoints.
-        mask: of a dense mask.
+        mask: of a dense mask, as given or as an attention that writes its scores out makes one.
         update: what the optimiser's step needs beside weights, gradients and states.
         host: kept in the processor's memory.
     """
@@ -154,7 +154,7 @@ class Estimator:
             checkpoints=kept - moved,
             layer=layer,
             loss=loss,
-            mask=options.batch * length * length if options.dense_mask else 0,
+            mask=options.batch * length * length * _mask_bytes(meta, options),
             # AdamW for one tensor at a time: the root of the second state, and the quotient.
             update=2 * largest,
             host=moved,
@@ -232,6 +232,12 @@ def refuse_too_large(found: MemoryEstimate, memory: int, ways: Callable[[], list
         f"a step on {found.length} tokens takes about {gibibytes(found.total)}, and the device has {gibibytes(memory)}",
         "; or ".join(listed) if listed else "use a smaller model, a shorter length or more devices",
     )
+
+
+def _mask_bytes(meta: Any, options: StepOptions) -> int:
+    """Bytes of an entry of the mask [B, 1, L, L]."""
+    made = causal_lm(meta).get_input_embeddings().weight.element_size() if writes_scores_out(meta) else 0
+    return int(made + (1 if options.dense_mask else 0))
 
 
 def _next_guess(points: list[tuple[int, int]], memory: int, low: int, high: int) -> int:

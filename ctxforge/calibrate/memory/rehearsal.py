@@ -2,7 +2,8 @@
 
 What a layer keeps and what its backward needs follow from the code that will run, adapters and all, so nothing about
 an architecture is written down here. Fused attention kernels do not exist on the meta device; a stand-in keeps what
-they keep: query, key, value, output and one float32 a row and head.
+they keep: query, key, value, output and one float32 a row and head. An attention that writes its scores out (Gemma 2's,
+for its soft cap) is rehearsed as it is.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ def attend(
     return output, None
 
 
+def writes_scores_out(model: Any) -> bool:
+    """Whether a model's attention makes matrices [B, H, T, S], as transformers' "eager" does."""
+    return bool(causal_lm(model).config._attn_implementation == "eager")
+
+
 def on_meta(model: Any, dtype: torch.dtype | None = None) -> Any:
     """A copy of a model on the meta device: no memory, the same code, adapters and choice of what is trained.
 
@@ -155,9 +161,15 @@ def rehearse(
     meter = MemoryMeter()
     with ExitStack() as stack:
         stack.callback(setattr, owner, name, every)
-        for config in {id(m.config): m.config for m in inner.modules() if hasattr(m, "config")}.values():
-            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-            config._attn_implementation = ATTENTION_NAME
+        more: dict[str, Any] = {}
+        if writes_scores_out(meta):
+            # Its own code runs as it is, and adds a mask to the scores.
+            dtype = inner.get_input_embeddings().weight.dtype
+            more["attention_mask"] = torch.empty((shape[0], 1, shape[1], shape[1]), device="meta", dtype=dtype)
+        else:
+            for config in {id(m.config): m.config for m in inner.modules() if hasattr(m, "config")}.values():
+                stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+                config._attn_implementation = ATTENTION_NAME
         # Copies, because gradients of a layer that is there twice would wait for one another.
         chosen = torch.nn.ModuleList([copy.deepcopy(every[number]) for number in layers])
         setattr(owner, name, chosen)
@@ -179,7 +191,7 @@ def rehearse(
         marks: list[int] = []
         stack.callback(inner.get_decoder().register_forward_hook(lambda *_a: marks.append(meter.restart())).remove)
         with meter:
-            loss = loss_model(ids, ids, 1.0, position_ids=where).loss
+            loss = loss_model(ids, ids, 1.0, position_ids=where, **more).loss
             marks.append(meter.restart())
             loss.backward()
             marks.append(meter.peak)
