@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,29 +65,37 @@ def test_two_processes_at_once_make_one_cache(data: Path, own_cache: Path) -> No
 
 
 def test_a_kill_leaves_nothing_that_could_be_taken_for_whole(data: Path, own_cache: Path) -> None:
-    began = time.monotonic()
     whole = open_or_build(parse_source(str(data)), tokenizer())
-    seconds = time.monotonic() - began
     good = {path.name: path.read_bytes() for path in whole.folder.iterdir()}
     whole.folder.rename(own_cache.parent / "kept")
-    moments = random.Random(0)
     midway = 0
-    for _ in range(12):
+    for attempt in range(12):
         child = os.fork()
         if child == 0:
             open_or_build(parse_source(str(data)), tokenizer())
             os._exit(0)
-        time.sleep(moments.uniform(0.02, 1.0) * seconds)
+        wait_for_bytes(own_cache, len(good["tokens.bin"]) * attempt // 12, child)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         if whole.folder.exists():
             assert {path.name: path.read_bytes() for path in whole.folder.iterdir()} == good
-            whole.folder.rename(own_cache.parent / f"kept{midway}")
+            whole.folder.rename(own_cache.parent / f"kept{attempt}")
         midway += any(name.startswith(f".{whole.folder.name}.ctxforge-") for name in left(own_cache))
     assert midway >= 3, f"{midway} of 12 kills landed while files were written"
     again = open_or_build(parse_source(str(data)), tokenizer())
     assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == good
     assert left(own_cache) == [whole.folder.name]  # what the killed ones left is gone
+
+
+def wait_for_bytes(root: Path, count: int, child: int) -> None:
+    """Until the child has written so many bytes of tokens, or has ended; an ended child is left to be reaped."""
+    while True:
+        with suppress(OSError):  # a file that is renamed while it is looked at
+            if any(path.stat().st_size >= count for path in root.glob(f".*ctxforge-{child}-*/tokens.bin")):
+                return
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.001)
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(data: Path, own_cache: Path) -> None:
