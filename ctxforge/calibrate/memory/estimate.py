@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 
-from ctxforge.calibrate.memory.layers import causal_lm, decoder_layers
+from ctxforge.calibrate.memory.layers import decoder_layers
 from ctxforge.calibrate.memory.rehearsal import Peaks, kinds, on_meta, rehearse, writes_scores_out
 from ctxforge.calibrate.memory.tiled_mlp import position_wise_mlps
+from ctxforge.calibrate.objectives.head import causal_lm
 from ctxforge.errors import ResourceError, UsageError
 
 Optimiser = Literal["adamw", "adamw-8bit"]

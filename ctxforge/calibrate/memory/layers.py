@@ -6,12 +6,8 @@ from typing import Any
 
 import torch
 
+from ctxforge.calibrate.objectives.head import causal_lm
 from ctxforge.errors import UnsupportedError
-
-
-def causal_lm(model: Any) -> Any:
-    """The causal LM inside peft's wrapper, with its adapters; the model itself where there is none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def decoder_layers(model: Any) -> torch.nn.ModuleList:

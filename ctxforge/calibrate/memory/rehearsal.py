@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from ctxforge.calibrate.memory.checkpointing import Checkpointing
-from ctxforge.calibrate.memory.layers import causal_lm, decoder_layers
+from ctxforge.calibrate.memory.layers import decoder_layers
 from ctxforge.calibrate.memory.meter import MemoryMeter
 from ctxforge.calibrate.memory.tiled_mlp import TiledMLPs
+from ctxforge.calibrate.objectives.head import causal_lm
 from ctxforge.calibrate.objectives.loss_model import LossModel
 
 # Not among transformers' mask functions: an attention under such a name is given no mask to look into.

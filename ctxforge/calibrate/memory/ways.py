@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ctxforge.calibrate.memory.estimate import Estimator, MemoryEstimate, StepOptions, gibibytes
-from ctxforge.calibrate.memory.layers import causal_lm
 from ctxforge.calibrate.memory.rehearsal import on_meta
 from ctxforge.calibrate.memory.tiled_mlp import default_tile
+from ctxforge.calibrate.objectives.head import causal_lm
 
 ADAPTER_RANK = 16
 

@@ -43,6 +43,11 @@ class AffineForm:
         return found if self.softcap is None else self.softcap * torch.tanh(found / self.softcap)
 
 
+def causal_lm(model: Any) -> Any:
+    """The causal LM inside peft's wrapper, with its adapters; the model itself where there is none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def affine_form(model: Any, output_class: type[Any]) -> AffineForm | None:
     """The form whose logits are those of the model's own code on a few random rows; None when no form's are.
 

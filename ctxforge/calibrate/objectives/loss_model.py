@@ -18,7 +18,7 @@ from ctxforge.calibrate.objectives.cross_entropy import (
     sliced_cross_entropy,
     sliced_cross_entropy_of,
 )
-from ctxforge.calibrate.objectives.head import AffineForm, affine_form, refuse_sharded
+from ctxforge.calibrate.objectives.head import AffineForm, affine_form, causal_lm, refuse_sharded
 from ctxforge.errors import UnsupportedError
 from ctxforge.verification.head import SlicedHead
 
@@ -70,7 +70,7 @@ class LossModel(torch.nn.Module):
             UsageError: as `sliced_cross_entropy`.
             UnsupportedError: a head that was sharded by itself.
         """
-        inner = _inner(self.model)
+        inner = causal_lm(self.model)
         output = inner.get_decoder()(input_ids=input_ids, **{"use_cache": False, "return_dict": True, **inputs})
         hidden = output.last_hidden_state
         refuse_sharded(inner)
@@ -109,7 +109,7 @@ class LossModel(torch.nn.Module):
         Raises:
             UnsupportedError: they differ, or decoder and head can't be told apart.
         """
-        inner = _inner(self.model)
+        inner = causal_lm(self.model)
         ids = torch.tensor([[(7 + 7919 * i) % _vocabulary(inner) for i in range(_CHECK_TOKENS)]], device=inner.device)
         where = torch.arange(_CHECK_TOKENS, device=inner.device)[None]
         inputs = {"position_ids": where, "attention_mask": torch.ones_like(ids)}
@@ -162,11 +162,6 @@ def next_tokens(input_ids: torch.Tensor, counted: torch.Tensor | None = None) ->
 def next_weights(token_weights: torch.Tensor) -> torch.Tensor:
     """Weights of tokens [B, L] as weights of the rows that predict them: row t has that of token t + 1, the last 0."""
     return F.pad(token_weights[:, 1:], (0, 1))
-
-
-def _inner(model: Any) -> Any:
-    """The causal LM inside peft's wrapper, with its adapters; the model itself where there is none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _vocabulary(model: Any) -> int:
