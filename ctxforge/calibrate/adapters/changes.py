@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Protocol
 
 from ctxforge.calibrate.adapters.files import WEIGHTS, Adapter, Entry
@@ -79,9 +78,9 @@ class WholeChange:
         """The adapter's numbers at `places`, float64."""
         import numpy as np
 
-        with open_regular(self._path, WEIGHTS) as file, reading(WEIGHTS):
-            parts = [os.pread(file, 4, self._info.start + 4 * int(place)) for place in places]
-        return np.frombuffer(b"".join(parts), "<f4").astype(np.float64)
+        with reading(WEIGHTS):
+            stored = np.memmap(self._path, "<f4", "r", self._info.start, (self._info.elements,))
+        return np.array(stored[places], np.float64)
 
 
 def open_change(adapter: Adapter, entry: Entry) -> Change:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from ctxforge.calibrate.adapters.digest import workers
 from ctxforge.calibrate.adapters.files import RECORD, Adapter, Entry
 from ctxforge.calibrate.adapters.rounding import find_format, numbers_of, ulp_of
 from ctxforge.checkpoint import Checkpoint, TensorInfo
-from ctxforge.checkpoint.files import open_regular, pread_exact, reading
+from ctxforge.checkpoint.files import pread_exact, reading
 from ctxforge.checkpoint.jsonio import ascii_name
 from ctxforge.checkpoint.materialise import Rewrite, pwrite_all
 from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
@@ -142,10 +141,9 @@ class TensorMerge:
     def _elements(self, folder: Path, places: Numbers) -> Numbers:
         import numpy as np
 
-        item = self._form.item
-        with open_regular(folder / self.info.file, self.info.file) as file, reading(self.info.file):
-            parts = [os.pread(file, item, self.info.start + int(place) * item) for place in places]
-        return np.frombuffer(b"".join(parts), self._form.storage)
+        with reading(self.info.file):
+            stored = np.memmap(folder / self.info.file, self._form.storage, "r", self.info.start, (self.info.elements,))
+        return np.array(stored[places])
 
 
 def plan_merge(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, TensorMerge]:
