@@ -48,8 +48,9 @@ def open_or_build(
 ) -> TokenCache:
     """The token cache of a source: the one on disk where there is a whole one of the same content, else a new one.
 
-    Another process that is making the same cache is waited for. Memory: three batches of 2 million characters, or
-    of one document where that is longer, and 60 bytes for each document.
+    Another process that is making the same cache is waited for. Memory: the text of three batches of 2 million
+    characters, or of one document where that is longer; about 110 bytes a character for the batch in the tokenizer
+    (for the whole of a longer document where its tokenizer doesn't let it be cut: `pieces`); 60 bytes a document.
 
     Args:
         source: see `parse_source`.

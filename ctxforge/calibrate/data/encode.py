@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxforge.calibrate.data.documents import Document
+from ctxforge.calibrate.data.pieces import pieces
 from ctxforge.errors import UnsupportedError
 from ctxforge.verification.text import added_prefix
 
 _SMALL = 1 << 16
+_GROUP_CHARACTERS = 1 << 21
 
 Ids = NDArray[np.unsignedinteger[Any]]
 
@@ -75,13 +78,27 @@ class Encoder:
             found = (self._slow(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts)
             return [Encoded(np.array(ids + tail, self.dtype), none) for ids in found]
         if not self.chats:
-            fast = self._fast.encode_batch_fast(texts, add_special_tokens=False)
-            return [Encoded(np.array(one.ids + tail, self.dtype), none) for one in fast]
+            parts = [pieces(text, self._fast) for text in texts]
+            flat = self._in_groups([one for part in parts for one in part])
+            end = np.array(tail, self.dtype)
+            return [Encoded(np.concatenate([*islice(flat, len(part)), end]), none) for part in parts]
         whole = self._fast.encode_batch(texts, add_special_tokens=False)
         return [
             Encoded(np.array(one.ids, self.dtype), _token_spans(document, one.offsets))
             for document, one in zip(documents, whole, strict=True)
         ]
+
+    def _in_groups(self, texts: Sequence[str]) -> Iterator[Ids]:
+        """The ids of each text; the library holds the tokens of a few million characters at a time."""
+        group: list[str] = []
+        size = 0
+        for index, text in enumerate(texts):
+            group.append(text)
+            size += len(text)
+            if size >= _GROUP_CHARACTERS or index == len(texts) - 1:
+                for one in self._fast.encode_batch_fast(group, add_special_tokens=False):
+                    yield np.array(one.ids, self.dtype)
+                group, size = [], 0
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
