@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import platform
 import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 for folder in (ROOT, ROOT / "benchmarks"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from convert import Run, measure  # noqa: E402
+from convert import Run, apart, measure  # noqa: E402
 from synthetic import make  # noqa: E402
 
 PEER = (
@@ -110,12 +107,6 @@ def largest_error(base: Path, adapter: Path, out: Path) -> float:
         got = read_tensor(out, merged.tensors[name])
         worst = max(worst, float(np.max(np.abs(got - exact) / ulp_of(got, FORMATS["BF16"]))))
     return worst
-
-
-def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """The function's result from a process of its own: children would inherit this process's peak memory."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def test_recipes_by_name() -> None:
         named_recipe("dora")
 
 
-def test_the_bundled_checkpoint_needs_no_torch_to_be_known(tmp_path: Path) -> None:
+def test_a_digest_does_not_depend_on_the_files(tmp_path: Path) -> None:
     """A digest is of names and numbers: the same for one file and for two."""
     from ctxforge.calibrate.adapters import weights_digest
     from tests.calibrate.test_merge_checkpoint import shard

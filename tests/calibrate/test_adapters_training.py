@@ -198,6 +198,18 @@ def test_experts_are_refused_with_the_reason(tmp_path: Path) -> None:
         attach(load(base), checkpoint, named_recipe("full"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("sarvam_moe", "that transformers rearranges .*query_key_value"), ("zamba2", "share one weight")],
+)
+def test_weights_that_a_change_cannot_reach_are_refused(kind: str, words: str, tmp_path: Path) -> None:
+    """A fused projection that transformers takes apart on loading, and one block that serves several layers."""
+    build(kind).save_pretrained(tmp_path / "base")
+    model = model_class(kind).from_pretrained(tmp_path / "base", dtype=torch.float32)
+    with pytest.raises(UnsupportedError, match=words):
+        attach(model, read_checkpoint(tmp_path / "base"), LORA)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "falcon", "opt", "bloom", "afmoe", "deepseek_v3", "qwen3_next", "llama4"])
 def test_awkward_architectures_end_to_end(kind: str, tmp_path: Path) -> None:
     """Transposed and fused projections, learned positions, renamed tensors, gates, MLA, hybrids, image towers."""

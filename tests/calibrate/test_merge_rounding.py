@@ -134,6 +134,21 @@ def test_large_blocks_equal_float64_and_blocks_of_any_size(name: str) -> None:
     assert change.norm == pytest.approx(change.scale * np.linalg.norm(change.left @ change.right), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["BF16", "F16"])
+def test_changes_that_nearly_cancel_the_weights(name: str) -> None:
+    """What is left is small beside both, so that the error of the product alone can cross a midpoint."""
+    form = FORMATS[name]
+    draw = np.random.default_rng(7)
+    change = LowRankChange(
+        draw.normal(size=(300, 8)).astype(np.float32), draw.normal(size=(8, 300)).astype(np.float32), 0.3
+    )
+    product = change.scale * (change.left.astype(np.float64) @ change.right.astype(np.float64))
+    old = bits_of(narrow(-product, form), form)
+    exact = numbers_of(old, form).astype(np.float64) + product
+    assert np.median(np.abs(exact)) < 2.0**-7 * np.median(np.abs(product))
+    assert np.array_equal(change.merged(0, old, form), bits_of(narrow(exact, form), form))
+
+
 def test_a_float32_sum_is_wrong_where_the_bound_is_left_out() -> None:
     """The negative control of the interval: plain float32 sums land on the wrong side of a midpoint now and then."""
     form = FORMATS["BF16"]

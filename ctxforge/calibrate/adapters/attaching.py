@@ -128,7 +128,8 @@ def attach(
 
 
 def _low_entries(model: Any, recipe: AdapterRecipe, roles: Roles, places: Places) -> tuple[Entry, ...]:
-    entries = []
+    entries: list[Entry] = []
+    owners: dict[str, str] = {}
     for role in recipe.low_rank:
         names = roles.modules[role]
         if not names:
@@ -136,6 +137,12 @@ def _low_entries(model: Any, recipe: AdapterRecipe, roles: Roles, places: Places
         for name in names:
             module = model.get_submodule(name)
             parameter = f"{name}.weight"
+            for tensor in places.of(parameter):
+                if owners.setdefault(tensor, name) != name:
+                    raise UnsupportedError(
+                        f"{owners[tensor]} and {name} share one weight, and would get a low-rank change each",
+                        f"train {role} whole, or calibrate another model",
+                    )
             entries.append(
                 Entry(
                     parameter=parameter,
