@@ -19,6 +19,10 @@ from ctxforge.calibrate.adapters.rounding import Format, bits_of, narrow, neares
 if TYPE_CHECKING:
     from ctxforge.calibrate.adapters.rounding import Numbers
 
+_SINGLE = 200_000
+"""Multiplications of a product below which OpenBLAS (interface/gemm.c, 2^18) starts no threads of its own: blocks are
+merged by several threads already, and theirs on top waited for each other ten times as long as they computed."""
+
 _GATHERED = 8192  # elements recomputed at once, which bounds the memory
 
 
@@ -82,7 +86,10 @@ class LowRankChange:
         left = self.left[first : first + len(old)].astype(np.float64)
         scaled = left * self.scale
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-            change = (scaled @ self._wide_right).astype(real)
+            change = np.empty(old.shape, real)
+            step = max(8, _SINGLE // max(1, scaled.size))
+            for start in range(0, self.columns, step):
+                change[:, start : start + step] = scaled @ self._wide_right[:, start : start + step]
             # Higham, Accuracy and Stability (2002), eq. 3.5 with Cauchy-Schwarz: |error| <= gamma_n |l| |r| for the
             # product and the roundings of s L; the rest is what the rounding to `real` can lose where it underflows.
             length = np.sqrt(np.sum(scaled * scaled, axis=1))
