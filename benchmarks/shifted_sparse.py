@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from window_attention import Table  # noqa: E402
 
 from ctxforge.attention.reference import dense_attention  # noqa: E402
 from ctxforge.attention.shifted_sparse import pattern, shifted_sparse_attention  # noqa: E402
@@ -75,17 +77,6 @@ def build() -> Any:
     return model
 
 
-class _Table(torch.nn.Module):
-    """A projection that hands out what it was given."""
-
-    def __init__(self, states: torch.Tensor) -> None:
-        super().__init__()
-        self.states = states
-
-    def forward(self, _hidden: torch.Tensor) -> torch.Tensor:
-        return self.states
-
-
 def states_of(length: int) -> list[torch.Tensor]:
     """Query, key and value [1, L, heads * D] that want gradients."""
     generator = torch.Generator().manual_seed(length)
@@ -99,7 +90,7 @@ def states_of(length: int) -> list[torch.Tensor]:
 def attend(model: Any, states: list[torch.Tensor]) -> torch.Tensor:
     """The layer's output between its projections."""
     layer, length = model.model.layers[0].self_attn, states[0].shape[1]
-    layer.q_proj, layer.k_proj, layer.v_proj = (_Table(part) for part in states)
+    layer.q_proj, layer.k_proj, layer.v_proj = (Table(part) for part in states)
     positions = torch.arange(length)[None]
     turned = model.model.rotary_emb(states[0], positions)
     hidden = torch.empty(1, length, 1).expand(1, length, HEADS * DIMENSIONS)

@@ -86,7 +86,7 @@ class Side:
     def run(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Output [1, L, H * D] for query, key and value [1, L, heads * D]."""
         length = states[0].shape[1]
-        self.layer.q_proj, self.layer.k_proj, self.layer.v_proj = (_Table(part) for part in states)
+        self.layer.q_proj, self.layer.k_proj, self.layer.v_proj = (Table(part) for part in states)
         positions = torch.arange(length, device=states[0].device)[None]
         hidden = states[0].new_empty(1, length, 1).expand_as(states[0])
         turned = self.rotary(states[0], positions)
@@ -96,7 +96,7 @@ class Side:
         return output
 
 
-class _Table(torch.nn.Module):
+class Table(torch.nn.Module):
     """A projection that hands out what it was given."""
 
     def __init__(self, states: torch.Tensor) -> None:
