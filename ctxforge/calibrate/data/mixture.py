@@ -187,7 +187,8 @@ def _stage_pools(
             pools.append(long_pool(part.take(reaches), stage.length - prefix, source, index))
             wanted.append(share * (1 - short))
         if short > 0:
-            rest = part if reaches.all() else part.take(~reaches)
+            # A source without long rows keeps its long documents for the short ones.
+            rest = part if short == 1 or reaches.all() else part.take(~reaches)
             pools.append(short_pool(rest, short_length - prefix, source, index))
             wanted.append(share * short)
     if short_share < 1 and not any(pool.kind == "long" for pool in pools):
