@@ -268,8 +268,8 @@ def test_held_out_tails_leave_too_little(tmp_path: Path) -> None:
 def test_a_row_says_where_its_segments_are(tmp_path: Path) -> None:
     cache = synthetic(tmp_path / "a", [6, 3, 40], prefix=(9,))
     mixture = make_mixture([whole(cache)], [Stage(1, 20, 1)], short_share=1.0, short_length=11)
-    assert mixture.stages[0].pools[0].epoch_rows == 2  # 7 + 4 tokens, 10 a row, and a prefix where a document goes on
-    for step in range(2):
+    assert mixture.stages[0].pools[0].epoch_rows == 6  # 7 + 4 + 41 tokens, 10 a row, and a prefix where one goes on
+    for step in range(6):
         row = plan_batch(mixture, 0, step).rows[0]
         found = read_row([cache], row.pieces)
         expected = [[9, *cache.document(p.document)[p.start : p.stop].tolist()] for p in row.pieces]
