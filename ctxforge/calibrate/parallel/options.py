@@ -1,0 +1,69 @@
+"""What a calibration may ask of its processes, and what of it can't work: said before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ctxforge.errors import UnsupportedError, UsageError
+
+# What `accelerate launch` sets from its own questionnaire, and what each would change behind the loop's back.
+_FOREIGN = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+
+
+@dataclass(frozen=True)
+class ParallelOptions:
+    """How processes share the work. Alone, or with the defaults under `accelerate launch`, each has the whole model.
+
+    Attributes:
+        shard: split parameters, gradients and optimiser states over the data processes (FSDP2).
+        context: processes that share one sequence; 1 for none.
+        context_backend: "ring" passes keys and values around, "ulysses" exchanges tokens for heads (DeepSpeed).
+        cpu: use the CPU although there is a GPU; processes talk through gloo.
+        tracker: a tracker of accelerate ("tensorboard", "wandb"); None for none.
+        project_dir: where a tracker writes.
+    """
+
+    shard: bool = False
+    context: int = 1
+    context_backend: Literal["ring", "ulysses"] = "ring"
+    cpu: bool = False
+    tracker: str | None = None
+    project_dir: Path | None = None
+
+
+def check_launch(options: ParallelOptions, world: int, model_config: Any = None) -> None:
+    """Refuse what processes and environment make impossible.
+
+    Args:
+        options: what was asked for.
+        world: number of processes that were launched.
+        model_config: of the model that will be trained.
+
+    Raises:
+        UsageError: a count that doesn't divide, or a launcher's configuration that takes the model over.
+        UnsupportedError: what isn't built for this model.
+    """
+    if options.shard or options.context > 1:
+        raise UnsupportedError("neither sharding nor shared sequences are here yet", "give each process whole models")
+    assert model_config is None or options.context == 1
+    for variable, name in _FOREIGN.items():
+        if os.environ.get(variable, "false").lower() in ("1", "true", "yes"):
+            raise UsageError(
+                f"accelerate's launcher was configured for {name}, which would wrap the model a second time",
+                "launch with plain processes (accelerate launch --multi_gpu), and ask ctxforge for sharding or context",
+            )
+    if options.context < 1:
+        raise UsageError(f"a sequence can't be shared by {options.context} processes", "give 1 or more")
+    if world % options.context:
+        raise UsageError(
+            f"{world} processes can't be divided into groups of {options.context} that share a sequence",
+            f"launch a multiple of {options.context} processes, or choose a context that divides {world}",
+        )
