@@ -15,6 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ctxforge.calibrate.adapters import AdapterRecipe, Trained, attach, named_recipe
+from ctxforge.calibrate.memory.checkpointing import Checkpointing
+from ctxforge.calibrate.memory.tiled_mlp import TiledMLPs
 from ctxforge.calibrate.objectives.loss_model import LossModel
 from ctxforge.calibrate.parallel import ParallelOptions, Processes, start
 from ctxforge.calibrate.parallel.states import whole_tensor
@@ -55,6 +57,8 @@ class Job:
     resume: str | None = None
     save: str | None = None
     limit: float = 1e9
+    checkpointing: bool = False
+    tile: int = 0
     attention: str = "sdpa"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -118,6 +122,10 @@ def run(job: Job, processes: Processes) -> dict[str, Any]:
     model, trained = model_of(job)
     loss_model = LossModel(model, slice_rows=16)
     loss_model.check()
+    if job.tile:
+        TiledMLPs(model, job.tile)
+    if job.checkpointing:
+        Checkpointing(model)
     prepared = processes.prepare(loss_model, trained, make_optimiser)
     notes: dict[str, Any] = {}
     if job.resume is not None:

@@ -51,8 +51,8 @@ def check_launch(options: ParallelOptions, world: int, model_config: Any = None)
         UsageError: a count that doesn't divide, or a launcher's configuration that takes the model over.
         UnsupportedError: what isn't built for this model.
     """
-    if options.shard or options.context > 1:
-        raise UnsupportedError("neither sharding nor shared sequences are here yet", "give each process whole models")
+    if options.context > 1:
+        raise UnsupportedError("shared sequences aren't here yet", "give each process whole models")
     assert model_config is None or options.context == 1
     for variable, name in _FOREIGN.items():
         if os.environ.get(variable, "false").lower() in ("1", "true", "yes"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Processes:
         data_rank, data_world: number of this process's share of the rows, and of shares. Processes that share a
             sequence have one share.
         is_main: whether this process speaks and writes.
+        sharded: whether parameters are split over all processes.
         length_multiple: what a row's length must be a multiple of.
     """
 
@@ -42,6 +44,7 @@ class Processes:
         self.world: int = accelerator.num_processes
         self.data_rank, self.data_world = self.rank // options.context, self.world // options.context
         self.is_main: bool = self.rank == 0
+        self.sharded: bool = self.world > 1 and (options.shard or options.context > 1)
         self.length_multiple = 2 * options.context if options.context > 1 else 1
 
     def prepare(self, loss_model: LossModel, trained: Trained, make_optimiser: MakeOptimiser) -> Prepared:
@@ -52,8 +55,16 @@ class Processes:
             trained: what `attach` gave.
             make_optimiser: of the trained parameters by their group (`Trained.groups`).
         """
-        model = self.accelerator.prepare_model(loss_model)
-        return Prepared(model, loss_model, make_optimiser(trained.groups()), trained)
+        if not self.sharded:
+            model = self.accelerator.prepare_model(loss_model)
+            return Prepared(model, loss_model, make_optimiser(trained.groups()), trained)
+        from torch.distributed.device_mesh import init_device_mesh
+
+        from ctxforge.calibrate.parallel.sharding import shard
+
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        parts = shard(loss_model, trained, mesh, self.device)
+        return Prepared(loss_model, loss_model, make_optimiser(parts.groups()), parts)
 
     def denominator(self, targets: Iterable[torch.Tensor]) -> float:
         """What the losses of this process's micro-batches of one optimiser step are to be divided by.
@@ -87,8 +98,7 @@ class Processes:
         Returns:
             The losses of whole rows; without a gradient.
         """
-        exchanged = last or self.world == 1
-        with _nothing() if exchanged else prepared.model.no_sync():
+        with self._exchanging(prepared, last):
             found: TokenLosses = prepared.model(
                 targets=targets, denominator=denominator, weights=weights, **dict(inputs)
             )
@@ -97,7 +107,12 @@ class Processes:
 
     def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> float:
         """Scale gradients so that their norm over all processes' parts is at most `limit`; the norm before."""
-        return float(nn.utils.clip_grad_norm_(list(parameters), limit))
+        kept = [parameter for parameter in parameters if parameter.grad is not None]
+        norm: Any = nn.utils.get_total_norm([parameter.grad for parameter in kept if parameter.grad is not None])
+        if self.sharded:
+            norm = norm.full_tensor()  # each process knows the norm of its own parts
+        nn.utils.clip_grads_with_norm_(kept, limit, norm)
+        return float(norm)
 
     def total(self, value: float) -> float:
         """The sum of a number over the shares of the rows: processes that share a sequence count once."""
@@ -129,6 +144,10 @@ class Processes:
 
     def restore(self, folder: Path, prepared: Prepared) -> Adapter:
         """`restore_adapter`, in every process."""
+        if self.sharded:
+            from ctxforge.calibrate.parallel.sharding import release
+
+            release(prepared.inner)
         return states.restore(folder, prepared.trained)
 
     def optimiser_state(self, prepared: Prepared) -> dict[str, Any]:
@@ -154,6 +173,18 @@ class Processes:
     def close(self) -> None:
         """End trackers and leave the group of processes; this object isn't used again."""
         self.accelerator.end_training()
+
+    @contextlib.contextmanager
+    def _exchanging(self, prepared: Prepared, last: bool) -> Iterator[None]:
+        """Within, gradients are exchanged with the backward, or added up in this process until the last one."""
+        if self.sharded:
+            prepared.model.set_requires_gradient_sync(last)
+            yield
+        elif last or self.world == 1:
+            yield
+        else:
+            with prepared.model.no_sync():
+                yield
 
     def _reduced(self, value: float, how: str) -> float:
         if self.world == 1:
@@ -189,9 +220,3 @@ def start(options: ParallelOptions, *, model_config: Any = None) -> Processes:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     return Processes(options, accelerator)
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
