@@ -1,0 +1,262 @@
+"""A whole calibration: data, reference, model, training, merge, and the result measured as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctxforge.calibrate.adapters import weights_digest
+from ctxforge.calibrate.data import plan_batch
+from ctxforge.calibrate.held_out import HeldOut, HeldOutResult, HeldOutSettings, Reference, held_out, measure, reference
+from ctxforge.calibrate.objectives.loss_model import LossModel
+from ctxforge.calibrate.parallel import Processes, start
+from ctxforge.calibrate.run import model as models
+from ctxforge.calibrate.run.finish import finish
+from ctxforge.calibrate.run.fitting import fit, tokens_at_once
+from ctxforge.calibrate.run.log import RunLog
+from ctxforge.calibrate.run.loop import Loop, Progress, train
+from ctxforge.calibrate.run.optimiser import make_optimiser
+from ctxforge.calibrate.run.request import Calibrated, Request, Trained
+from ctxforge.calibrate.run.sources import RunData, mix, open_data
+from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read_state, require_same
+from ctxforge.calibrate.run.step import Training
+from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
+from ctxforge.checkpoint.staging import locked, writing
+from ctxforge.errors import CheckpointError
+from ctxforge.verification.load import load_tokenizer, memory_errors, release
+from ctxforge.verification.settings import VerifySettings
+
+LOG, REFERENCE = "log.jsonl", "reference.json"
+_MOST_UNSAVED = 50
+
+
+def calibrate(request: Request, progress: Progress) -> Calibrated | None:
+    """Run a calibration, or go on with one that was interrupted; None in all processes but the first.
+
+    Args:
+        request: see there.
+        progress: called with (words, done, of how many).
+
+    Raises:
+        CtxforgeError: bad input, no memory, no space, an interrupted run; see the parts.
+    """
+    check_output(request.checkpoint, request.out, overwrite=request.overwrite)
+    processes = start(request.parallel, model_config=_config(request))
+    told: Progress = progress if processes.is_main else _silent
+    with ExitStack() as held:
+        held.callback(processes.close)
+        if processes.is_main:
+            with writing(request.work.parent):
+                request.work.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(request.work))
+        processes.wait()
+        trained = _train(request, processes, told)
+        # The model of the training is gone here: merged weights are measured in its place.
+        release(str(processes.device))
+        return _finish(request, processes, trained, told) if processes.is_main else None
+
+
+def _train(request: Request, processes: Processes, progress: Progress) -> Trained:
+    plan = request.plan
+    tokenizer = load_tokenizer(_root(request.checkpoint), _settings(request))
+    data = open_data(
+        request.data,
+        tokenizer,
+        held_out_share=plan.recipe.held_out.share,
+        guard_texts=request.guard_texts,
+        root=request.token_root,
+        progress=progress,
+    )
+    mixture, windows = mix(plan, data), _windows(request, data)
+    digest = str(processes.everywhere(weights_digest(request.checkpoint) if processes.is_main else None))
+    identity = _identity(request, data, digest)
+    state = _earlier(request, processes, identity)
+    compared = _reference(request, processes, windows, progress)
+    with ExitStack() as held:
+        held.enter_context(memory_errors(plan.longest, _settings(request), device=str(processes.device)))
+        model = models.load(request.checkpoint, request.load, processes.device)
+        loss_model, trained = models.make_trainable(model, request.checkpoint, plan, digest)
+        if compared is None:
+            compared = _measure_reference(
+                request, processes, windows, loss_model, "the checkpoint before the first step"
+            )
+        shards = processes.data_world if request.parallel.shard else 1
+        options, estimate = fit(model, plan, processes.device, shards=shards, context=request.parallel.context)
+        hooks = models.hooks(model, plan, models.tables_of(request.record), held)
+        loss_model.train()
+        models.try_out(model, plan, mixture.caches, plan_batch(mixture, plan.seed, 0))
+        models.apply_memory(model, options)
+        prepared = processes.prepare(loss_model, trained, lambda groups: make_optimiser(plan, groups))
+        if state is not None:
+            load_state(request.work, processes, prepared)
+        log = RunLog(
+            request.work / LOG if processes.is_main else None,
+            None if request.parallel.tracker is None else processes.accelerator,
+        )
+        log.rewind(-1 if state is None else state.step)
+        if state is None:
+            log.write("start", 0, {"plan": plan.document(), "identity": identity, "options": asdict(options)})
+        if request.parallel.tracker is not None:
+            processes.accelerator.init_trackers("ctxforge", config={"recipe": plan.recipe.name, "seed": plan.seed})
+        training = Training(
+            plan,
+            mixture,
+            processes,
+            prepared,
+            tokens_at_once(plan.recipe.memory, processes.device),
+            hooks.choose_rotation,
+            hooks.set_scale_base,
+        )
+        save_every = request.save_every or max(1, min(_MOST_UNSAVED, plan.recipe.steps // 10))
+        found = train(
+            Loop(training, windows, compared, request.work, identity, log, save_every, hooks.at_rest, progress), state
+        )
+        log.write("end", found.step, {"ended": found.ended, "best_step": found.chooser.best_step})
+        return Trained(found, data, windows, compared, options, estimate, trained.count, identity)
+
+
+def _finish(request: Request, processes: Processes, trained: Trained, progress: Progress) -> Calibrated:
+    chooser = trained.trainings.chooser
+    if chooser.best is None:
+        raise CheckpointError(
+            "no measurement of the run gave finite losses, so there is nothing to keep",
+            "lower optimiser.learning_rate, and start with --fresh",
+        )
+    calibration = {
+        "recipe": request.plan.recipe.name,
+        "plan": request.plan.document(),
+        "seed": request.plan.seed,
+        "steps": trained.trainings.step,
+        "best_step": chooser.best_step,
+        "ended": trained.trainings.ended,
+        "tokens": trained.trainings.tokens,
+        "data": trained.data.document(),
+        "held_out": {
+            **trained.windows.document(),
+            "best": chooser.best.document(),
+            "scores": chooser.document()["scores"],
+        },
+        "identity": dict(trained.identity),
+        "versions": {"torch": torch.__version__},
+    }
+    merged = finish(
+        request.checkpoint,
+        request.work / BEST,
+        request.out,
+        record=request.record,
+        calibration=calibration,
+        overwrite=request.overwrite,
+        link=request.link,
+        progress=lambda done, total: progress("merging", done, total),
+    )
+    progress("measuring what was written", 0, 1)
+    written = _written(request, processes, trained)
+    for name in (STATE, BEST):
+        shutil.rmtree(request.work / name, ignore_errors=True)
+    return Calibrated(request.out, request.plan, trained, merged, written, request.work / LOG)
+
+
+def _written(request: Request, processes: Processes, trained: Trained) -> HeldOutResult:
+    """The finished checkpoint, loaded anew, on the held-out windows."""
+    model = models.load(read_checkpoint(str(request.out)), request.load, processes.device)
+    return measure(LossModel(model), trained.windows, trained.reference)
+
+
+def _windows(request: Request, data: RunData) -> HeldOut:
+    plan = request.plan
+    recipe = plan.recipe.held_out
+    parts = data.parts.held_out if recipe.share else data.parts.train
+    return held_out(
+        parts,
+        HeldOutSettings(
+            plan.trained_length, plan.target_length, windows=recipe.windows, short_windows=recipe.short_windows
+        ),
+    )
+
+
+def _identity(request: Request, data: RunData, digest: str) -> dict[str, str]:
+    """What a run must have in common with its state, by the names that a message uses."""
+    base = hashlib.sha256(f"{digest}\n{request.checkpoint.config_text}".encode()).hexdigest()
+    return {"recipe": request.plan.digest, "data": data.digest, "base checkpoint": base}
+
+
+def _earlier(request: Request, processes: Processes, identity: dict[str, str]) -> RunState | None:
+    """The state to go on from."""
+    if processes.is_main and request.fresh:
+        for name in (STATE, BEST):
+            shutil.rmtree(request.work / name, ignore_errors=True)
+    processes.wait()
+    state = read_state(request.work)
+    if state is not None:
+        require_same(state, identity, request.work)
+    return state
+
+
+def _reference(request: Request, processes: Processes, windows: HeldOut, progress: Progress) -> Reference | None:
+    """The source's losses: from disk, or measured; None where the source is not at hand."""
+    path = request.work / REFERENCE
+    try:
+        found = Reference.from_document(json.loads(path.read_text(encoding="utf-8")))
+        if found.fits(windows) and (found.relative_to == "source") == (request.source is not None):
+            return found
+    except (OSError, ValueError, CheckpointError):
+        pass
+    if request.source is None:
+        return None
+    progress("measuring the source", 0, 1)
+    with memory_errors(windows.settings.trained_length, _settings(request), device=str(processes.device)):
+        model = models.load(request.source, request.load, processes.device)
+        return _measure_reference(request, processes, windows, model, request.source_name or "the source")
+
+
+def _measure_reference(request: Request, processes: Processes, windows: HeldOut, model: Any, name: str) -> Reference:
+    def add(values: list[float]) -> list[float]:
+        return [processes.total(value) for value in values]
+
+    found = reference(
+        model,
+        windows,
+        source=name,
+        relative_to="start" if isinstance(model, LossModel) else "source",
+        rank=processes.data_rank,
+        world=processes.data_world,
+        add=add if processes.world > 1 else list,
+    )
+    if processes.is_main:
+        with writing(request.work):
+            aside = request.work / f".{REFERENCE}.part"
+            aside.write_text(json.dumps(found.document()), encoding="utf-8")
+            aside.replace(request.work / REFERENCE)
+    processes.wait()
+    return found
+
+
+def _settings(request: Request) -> VerifySettings:
+    return VerifySettings(dtype="float32", trust_remote_code=request.load.trust_remote_code)
+
+
+def _config(request: Request) -> Any:
+    """transformers' config of the model, where processes will share a sequence."""
+    if request.parallel.context == 1:
+        return None
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(
+        _root(request.checkpoint), trust_remote_code=request.load.trust_remote_code, local_files_only=True
+    )
+
+
+def _root(checkpoint: Checkpoint) -> Path:
+    assert checkpoint.root is not None
+    return Path(checkpoint.root)
+
+
+def _silent(_words: str, _done: int, _total: int) -> None:
+    """Processes other than the first don't speak."""

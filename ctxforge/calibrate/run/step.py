@@ -1,0 +1,157 @@
+"""One step of the optimiser: a function of the plan, the data and the step's number."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctxforge.calibrate.data import BatchPlan, Mixture, plan_batch
+from ctxforge.calibrate.objectives.cross_entropy import IGNORE, Weigher
+from ctxforge.calibrate.objectives.long_ce import LongCESettings, LongCEWeigher, losses_of, short_losses
+from ctxforge.calibrate.parallel import Prepared, Processes
+from ctxforge.calibrate.placement import Batch, model_inputs, next_tokens
+from ctxforge.calibrate.recipes import CalibrationPlan
+from ctxforge.calibrate.run.batches import micro_batches
+from ctxforge.calibrate.run.rows import lay_out
+from ctxforge.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every step of a run works with.
+
+    Attributes:
+        plan: of the run.
+        mixture: what is drawn from.
+        processes, prepared: what is trained, and where.
+        tokens_at_once: of a forward pass.
+        choose_rotation: told before each pass which tokens take the target's rotation; see `two_rotations`.
+        set_scale_base: told before each step how many are done.
+    """
+
+    plan: CalibrationPlan
+    mixture: Mixture
+    processes: Processes
+    prepared: Prepared
+    tokens_at_once: int
+    choose_rotation: Callable[[Any], None] | None = None
+    set_scale_base: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step saw, over all processes.
+
+    Attributes:
+        loss: mean loss of the tokens that count, before the step, in nats a token.
+        tokens: tokens of the rows, padding left out.
+        counted: those that count.
+        norm: of the gradient, before it was clipped.
+    """
+
+    loss: float
+    tokens: int
+    counted: int
+    norm: float
+
+
+class NotFiniteError(CheckpointError):
+    """A loss or a gradient that is NaN or infinite: the step is not taken."""
+
+
+def gradients(training: Training, step: int) -> StepResult:
+    """Forward and backward passes of a step; gradients are left on the parameters, clipped.
+
+    Raises:
+        NotFiniteError: a loss or the gradient is not finite; it names the step and the documents.
+    """
+    plan, processes, prepared = training.plan, training.processes, training.prepared
+    _seed(plan.seed, step, processes.rank)
+    planned = plan_batch(training.mixture, plan.seed, step, rank=processes.data_rank, world=processes.data_world)
+    rows = [lay_out(plan, training.mixture.caches, row, planned.stage) for row in planned.rows]
+    batches = micro_batches(rows, training.tokens_at_once, multiple=processes.length_multiple)
+    device = processes.device
+    targets = [torch.from_numpy(next_tokens(batch)[0]).to(device) for batch in batches]
+    denominator = processes.denominator(targets)
+    spare = processes.most(len(batches)) - len(batches) if processes.options.shard else 0
+    prepared.optimiser.zero_grad(set_to_none=True)
+    if training.set_scale_base is not None:
+        training.set_scale_base(step)
+    sums: list[torch.Tensor] = []
+    for number, (batch, target) in enumerate(zip(batches, targets, strict=True)):
+        weights = _weigher(training, batch)
+        if training.choose_rotation is not None:
+            training.choose_rotation(batch.extended)
+        found = processes.step_part(
+            prepared,
+            model_inputs(batch, prepared.inner.model),
+            target,
+            denominator,
+            weights,
+            last=spare == 0 and number == len(batches) - 1,
+        )
+        sums.append(found.losses[target != IGNORE].double().sum())
+    for number in range(spare):
+        # Sharded processes gather weights together: each needs as many passes as the one with most.
+        nothing = torch.full_like(targets[-1], IGNORE)
+        inputs = model_inputs(batches[-1], prepared.inner.model)
+        processes.step_part(prepared, inputs, nothing, denominator, None, last=number == spare - 1)
+    return _result(training, planned, batches, targets, sums)
+
+
+def _result(
+    training: Training, planned: BatchPlan, batches: list[Batch], targets: list[torch.Tensor], sums: list[torch.Tensor]
+) -> StepResult:
+    processes = training.processes
+    limit = training.plan.recipe.optimiser.clip
+    norm = processes.clip([p for _, p in training.prepared.trained.tensors()], math.inf if limit is None else limit)
+    each = [float(one) for one in sums]
+    counted = processes.total(sum(int((target != IGNORE).sum()) for target in targets))
+    total = processes.total(sum(each))
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        bad = next((number for number, one in enumerate(each) if not math.isfinite(one)), None)
+        raise NotFiniteError(
+            f"step {planned.step + 1}: {_what(bad, norm)}; {_documents(planned)}",
+            "lower optimiser.learning_rate, or leave these documents out; the state before this step is kept",
+        )
+    tokens = processes.total(sum(batch.tokens for batch in batches))
+    return StepResult(total / max(counted, 1.0), round(tokens), round(counted), norm)
+
+
+def _what(bad: int | None, norm: float) -> str:
+    return f"the gradient's norm is {norm}" if bad is None else f"the loss of forward pass {bad + 1} is not a number"
+
+
+def _documents(planned: BatchPlan) -> str:
+    pieces = sorted({(piece.source, piece.document) for row in planned.rows for piece in row.pieces})
+    shown = ", ".join(f"{document} of source {source + 1}" for source, document in pieces[:8])
+    more = f" and {len(pieces) - 8} more" if len(pieces) > 8 else ""
+    return f"its rows hold documents {shown}{more}"
+
+
+def _weigher(training: Training, batch: Batch) -> Weigher | None:
+    """LongCE's weights for a batch; None where every token that counts counts 1."""
+    plan, inner = training.plan, training.prepared.inner
+    if plan.recipe.objective.kind != "longce":
+        return None
+    settings = LongCESettings(plan.context, plan.refresh, plan.recipe.objective.ceiling)
+    short = torch.full(batch.ids.shape, torch.nan, device=training.processes.device)
+    inner.eval()
+    for number, row in enumerate(batch.rows):
+        ids = torch.from_numpy(np.array(row.ids)).to(short.device)
+        edges = [0, *(np.flatnonzero(np.diff(row.documents)) + 1).tolist(), row.length]
+        documents = list(itertools.pairwise(edges))
+        short[number, : row.length] = short_losses(losses_of(inner), ids, settings, documents)
+    inner.train()
+    return LongCEWeigher(short, settings.ceiling)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Seed what a step draws (dropout), so that it does not depend on the steps before."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1)))
