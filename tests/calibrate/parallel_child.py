@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ class Job:
         steps: optimiser steps.
         first: number of the first one, which chooses its rows.
         own: divide by this process's own tokens and not by all of them: the mean of means, which is wrong.
+        empty: all rows are the first process's: the others have one without targets.
         uneven: the processes cut their rows into different numbers of micro-batches.
+        forget: resume without the optimiser's state.
         resume, save: folders of an adapter and its optimiser.
     """
 
@@ -53,7 +55,9 @@ class Job:
     first: int = 0
     own: bool = False
     uneven: bool = False
+    empty: bool = False
     weighted: bool = False
+    forget: bool = False
     resume: str | None = None
     save: str | None = None
     limit: float = 1e9
@@ -112,8 +116,12 @@ def make_optimiser(groups: dict[str, list[torch.nn.Parameter]]) -> torch.optim.O
 
 def micro_batches(rows: list[Layout], job: Job, processes: Processes) -> list[list[Layout]]:
     """This process's rows: a run of them, so that the first process has the long ones."""
-    share = -(-len(rows) // processes.data_world)
+    if job.empty and processes.data_rank:
+        return [[replace(rows[-1], weights=0 * rows[-1].weights)]]
+    share = len(rows) if job.empty else -(-len(rows) // processes.data_world)
     own = rows[processes.data_rank * share : (processes.data_rank + 1) * share]
+    if job.empty:
+        return [own]
     size = len(own) if job.uneven and processes.data_rank else 1
     return [own[i : i + size] for i in range(0, len(own), size)]
 
@@ -130,7 +138,8 @@ def run(job: Job, processes: Processes) -> dict[str, Any]:
     notes: dict[str, Any] = {}
     if job.resume is not None:
         notes = dict(processes.restore(Path(job.resume), prepared).notes)
-        processes.load_optimiser_state(prepared, torch.load(Path(job.resume) / "optimiser.pt"))
+        if not job.forget:
+            processes.load_optimiser_state(prepared, torch.load(Path(job.resume) / "optimiser.pt"))
     found: dict[str, Any] = {"losses": [], "norms": [], "notes": notes, "micro": 0}
     for step in range(job.first, job.first + job.steps):
         batches = [
@@ -157,7 +166,7 @@ def run(job: Job, processes: Processes) -> dict[str, Any]:
             total += float((part.losses * part.weights).sum())
             found["micro"] += 1
         found["losses"].append(processes.total(total))
-        if step == job.first:
+        if "gradients" not in found:
             found["gradients"] = {name: whole_tensor(p.grad) for name, p in prepared.trained.tensors()}
         found["norms"].append(processes.clip([p for _, p in prepared.trained.tensors()], job.limit))
         prepared.optimiser.step()

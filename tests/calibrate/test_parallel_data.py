@@ -25,6 +25,7 @@ def jobs(folder: Path, out: Path) -> list[Job]:
         Job("full-bf16", str(folder / "bf16"), recipe="full", dtype="bfloat16", steps=1),
         Job("clipped", llama, limit=0.05),
         Job("uneven", llama, uneven=True),
+        Job("empty", llama, empty=True),
         Job("means", llama, own=True, steps=1),
     ]
 
@@ -50,7 +51,7 @@ def two(folder: Path) -> Found:
     return train(jobs(folder, folder / "saved2"), folder / "two", 2)
 
 
-@pytest.mark.parametrize("name", ["lora", "lora-weighted", "full", "clipped", "uneven"])
+@pytest.mark.parametrize("name", ["lora", "lora-weighted", "full", "clipped", "uneven", "empty"])
 def test_two_processes_do_what_one_does(name: str, alone: Found, two: Found) -> None:
     (one,), others = alone[name], two[name]
     for other in others:
@@ -60,6 +61,11 @@ def test_two_processes_do_what_one_does(name: str, alone: Found, two: Found) -> 
         # AdamW divides by the gradient's size, which enlarges what rounding left of small ones.
         assert difference(one["weights"], other["weights"]) < 5e-6
     assert difference(others[0]["weights"], others[1]["weights"]) == 0
+
+
+def test_processes_may_cut_their_rows_differently(two: Found) -> None:
+    assert [one["micro"] for one in two["uneven"]] == [6, 2]
+    assert [one["most"] for one in two["uneven"]] == [6, 6]
 
 
 def test_the_mean_of_means_is_something_else(alone: Found, two: Found) -> None:
