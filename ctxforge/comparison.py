@@ -10,6 +10,7 @@ from ctxforge import pipeline, schemes
 from ctxforge.checkpoint import fetch, read_checkpoint
 from ctxforge.errors import UnsupportedError, UsageError
 from ctxforge.lengths import parse_length
+from ctxforge.origins import understand_checkpoint
 from ctxforge.provenance import tables_document
 from ctxforge.recipe import MethodChoice
 from ctxforge.rope import RopeGeometry, RopePlan
@@ -87,7 +88,7 @@ def compare(
     if checkpoint.root is None or checkpoint.weights != "safetensors":
         checkpoint = fetch(checkpoint)
     stated = None if trained_length is None else parse_length(trained_length)
-    geometry = pipeline.understand_checkpoint(checkpoint, stated)
+    geometry = understand_checkpoint(checkpoint, stated)
     original = None if original_length is None else parse_length(original_length)
     base = original or geometry.trained_length
     target = None if base is None else parse_length(to, relative_to=base)

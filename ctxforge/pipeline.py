@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxforge import provenance, schemes
+from ctxforge import origins, provenance, schemes
 from ctxforge.attention import Attached, attach, refuse_attached
 from ctxforge.checkpoint import (
     Checkpoint,
@@ -28,11 +28,12 @@ from ctxforge.checkpoint import (
 )
 from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 from ctxforge.lengths import parse_length
+from ctxforge.origins import local, recorded_source, understand_checkpoint
 from ctxforge.positions.types import PositionGeometry
 from ctxforge.recipe import ConversionRecipe, OutputOptions
 from ctxforge.rope import Lowered, RopeGeometry, RopePlan
 from ctxforge.schemes import Geometry, Plan
-from ctxforge.sources import BUNDLED, resolve_source
+from ctxforge.sources import resolve_source
 
 if TYPE_CHECKING:
     from ctxforge.engines import EngineReport
@@ -122,17 +123,6 @@ def inspect(source: str, *, revision: str | None = None, trained_length: int | N
     """
     checkpoint = read_checkpoint(resolve_source(source), revision=revision)
     return Inspection(checkpoint, understand_checkpoint(checkpoint, trained_length))
-
-
-def understand_checkpoint(checkpoint: Checkpoint, trained_length: int | None = None) -> Geometry:
-    """The geometry of a checkpoint; an earlier ctxforge output tells its trained length in its provenance."""
-    record = checkpoint.json_files.get(provenance.FILE_NAME)
-    geometry = schemes.understand(checkpoint.config, trained_length, record)
-    if geometry.trained_length is None:
-        recorded = provenance.recorded_target(record)
-        if recorded is not None:
-            return schemes.understand(checkpoint.config, recorded, record)
-    return geometry
 
 
 def plan(recipe: ConversionRecipe) -> Conversion:
@@ -233,33 +223,34 @@ def verify(
     if (choices or {}).get("retrieval") is False:
         chosen = chosen.without("retrieval")
     checkpoint = read_checkpoint(resolve_source(str(folder)))
-    local = _local(checkpoint)
-    source = source or _recorded_source(checkpoint)
-    origin = None if source is None else _local(read_checkpoint(resolve_source(source)))
-    target = target_length or _target(checkpoint)
-    trained = trained_length or _trained(checkpoint, origin)
+    here = local(checkpoint)
+    source = source or recorded_source(checkpoint)
+    origin = None if source is None else local(read_checkpoint(resolve_source(source)))
+    target = target_length or origins.target_length(checkpoint)
+    trained = trained_length or origins.trained_length(checkpoint, origin)
     if trained > target:
         raise UsageError(
             f"the trained length of {trained} exceeds the target of {target} tokens", "pass --to with a longer length"
         )
-    asked = hand_over(chosen, trained, target, {**(choices or {}), **(lm_eval or {})}, _root(local))
-    failures = sum(one.verdict == "fail" for one in check(_root(local)).checks)
+    asked = hand_over(chosen, trained, target, {**(choices or {}), **(lm_eval or {})}, _root(here))
+    calibrated = bool((checkpoint.json_files.get(provenance.FILE_NAME) or {}).get("calibrations"))
+    failures = sum(one.verdict == "fail" for one in check(_root(here)).checks)
     if not chosen.needs_text:
         from ctxforge.verification.smoke import smoke
 
         quick = {name: value for name, value in (choices or {}).items() if name in _SMOKE_CHOICES}
         short = verification.VerifySettings(seeds=1, **quick)
-        seen = smoke(_root(local), trained_length=trained, target_length=target, settings=short)
-        return judged(seen, chosen, config_failures=failures, overrides=gates, strict=strict)
+        seen = smoke(_root(here), trained_length=trained, target_length=target, settings=short)
+        return judged(seen, chosen, config_failures=failures, calibrated=calibrated, overrides=gates, strict=strict)
     external = None
     if asked is not None:
         from ctxforge.verification.external import run_external
 
         # First, because missing data is found out there.
         origin_root = None if origin is None else _root(origin)
-        external = run_external(_root(local), options=asked, source=origin_root, progress=progress)
+        external = run_external(_root(here), options=asked, source=origin_root, progress=progress)
     report = verification.verify(
-        _root(local),
+        _root(here),
         source_dir=None if origin is None else _root(origin),
         text=text,
         trained_length=trained,
@@ -269,22 +260,13 @@ def verify(
         progress=progress,
     )
     report = replace(report, external=external)
-    return judged(report, chosen, config_failures=failures, overrides=gates, strict=strict)
+    return judged(report, chosen, config_failures=failures, calibrated=calibrated, overrides=gates, strict=strict)
 
 
 def _on_cpu(choices: Mapping[str, Any]) -> bool:
     from ctxforge.verification.load import pick_device
 
     return pick_device(str(choices.get("device") or "auto")) == "cpu"
-
-
-def _recorded_source(checkpoint: Checkpoint) -> str | None:
-    """The source that a conversion recorded, when it is the bundled model or a folder that is still there."""
-    recorded: Any = (checkpoint.json_files.get(provenance.FILE_NAME) or {}).get("source")
-    name = recorded.get("name") if isinstance(recorded, Mapping) else None
-    if not isinstance(name, str):
-        return None
-    return name if name == BUNDLED or (Path(name) / "config.json").is_file() else None
 
 
 def _plan_on(checkpoint: Checkpoint, recipe: ConversionRecipe) -> Conversion:
@@ -324,31 +306,6 @@ def _edits(checkpoint: Checkpoint, made: Plan, lowered: Lowered, *, always: bool
     return Edits(files=files, tensors=lowered.tensors, removed=())
 
 
-def _local(checkpoint: Checkpoint) -> Checkpoint:
-    ready = checkpoint.root is not None and checkpoint.weights == "safetensors"
-    return checkpoint if ready else fetch(checkpoint)
-
-
 def _root(checkpoint: Checkpoint) -> Path:
     assert checkpoint.root is not None
     return checkpoint.root
-
-
-def _target(checkpoint: Checkpoint) -> int:
-    recorded = provenance.recorded_target(checkpoint.json_files.get(provenance.FILE_NAME))
-    if recorded is not None:
-        return recorded
-    geometry = understand_checkpoint(checkpoint)
-    return geometry.trained_length or geometry.max_position_embeddings
-
-
-def _trained(checkpoint: Checkpoint, origin: Checkpoint | None) -> int:
-    plan: Any = (checkpoint.json_files.get(provenance.FILE_NAME) or {}).get("plan")
-    recorded = plan.get("original_length") if isinstance(plan, Mapping) else None
-    if isinstance(recorded, int) and not isinstance(recorded, bool) and recorded > 1:
-        return recorded
-    geometry = understand_checkpoint(checkpoint if origin is None else origin)
-    length = geometry.trained_length if origin is not None else geometry.original_length
-    if length is None:
-        raise CheckpointError(f"the trained length is {geometry.evidence}", "pass --trained-length")
-    return length

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ctxforge.checkpoint import Checkpoint, file_sha256, read_checkpoint, read_tensor_bytes, verify_integrity
 from ctxforge.errors import CheckpointError, CtxforgeError
-from ctxforge.pipeline import understand_checkpoint
+from ctxforge.origins import understand_checkpoint
 from ctxforge.positions.types import PositionGeometry
 from ctxforge.provenance import FILE_NAME
 from ctxforge.rope import RopeGeometry, dialect_differences, fields, read_rotations

@@ -24,6 +24,7 @@ COMMANDS = {
     "extend": "Convert a checkpoint to a longer context.",
     "plan": "Show what extend would do, without doing it.",
     "inspect": "Show what a checkpoint's RoPE really is.",
+    "calibrate": "Fine-tune an extended checkpoint, and merge the result.",
     "check": "Check a checkpoint folder statically, for CI.",
     "engines": "Show which engines compute what a config means.",
     "verify": "Measure perplexity and retrieval, and judge them by gates.",
