@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ctxforge import pipeline, schemes
+from ctxforge import schemes
 from ctxforge.checkpoint import fetch, read_checkpoint
 from ctxforge.errors import UnsupportedError, UsageError
 from ctxforge.lengths import parse_length
