@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from ctxforge.calibration import CalibrationOptions
 
 
+RUN_OPTIONS = {
+    "data": "--data",
+    "steps": "--steps",
+    "changes": "--set",
+    "seed": "--seed",
+    "work": "--work",
+    "save_every": "--save-every",
+    "tracker": "--tracker",
+    "guard_paths": "--guard-text",
+}
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How a calibration is run: what `calibrate` and `extend --calibrate` share."""
     decorators = (

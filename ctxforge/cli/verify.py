@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ctxforge.cli.output import Output, with_output
+
+if TYPE_CHECKING:
+    from ctxforge.verification import VerifyReport
+    from ctxforge.verification.gates import Judgement
 
 
 @click.command(
@@ -97,7 +101,6 @@ def command(
     from ctxforge.cli.files import check_writable, read_text
     from ctxforge.cli.verify_outputs import Outputs, write_outputs
     from ctxforge.lengths import parse_length
-    from ctxforge.verification import render_table
     from ctxforge.verification.gates import read_gates
     from ctxforge.verification.processes import is_first
 
@@ -129,6 +132,18 @@ def command(
     assert judgement is not None
     if not is_first():
         return int(judgement.exit_code)
+    show(ui, found)
+    write_outputs(ui, found, folder, outputs)
+    ui.document(str(judgement.verdict), {"report": found.to_dict()})
+    return int(judgement.exit_code)
+
+
+def show(ui: Output, found: VerifyReport) -> Judgement:
+    """Tables and verdicts for people."""
+    from ctxforge.verification import render_table
+
+    judgement = found.judgement
+    assert judgement is not None
     for title, header, rows in render_table(found):
         ui.heading(title)
         ui.table(header, rows)
@@ -141,9 +156,7 @@ def command(
         ui.text(f"  effective length: {found.effective.words}")
     for note in found.notes:
         ui.note(f"left out: {note}")
-    write_outputs(ui, found, folder, outputs)
-    ui.document(str(judgement.verdict), {"report": found.to_dict()})
-    return int(judgement.exit_code)
+    return judgement
 
 
 def _choices(options: dict[str, Any]) -> dict[str, Any]:
