@@ -9,24 +9,24 @@ from ctxforge.calibrate.adapters.recipe import AdapterRecipe, named_recipe
 from ctxforge.calibrate.recipes.types import CalibrationRecipe, OptimiserRecipe, RowRecipe
 from ctxforge.errors import UsageError
 
-_NORMS = AdapterRecipe(whole=("norm",))
+_LORA = AdapterRecipe(low_rank=("attention", "mlp"), whole=("norm",))
 
 RECIPES: Mapping[str, CalibrationRecipe] = {
     recipe.name: recipe
     for recipe in (
         CalibrationRecipe(
             name="quick",
-            about="PoSE rows at the cost of the trained length, LoRA on attention and norms: minutes",
+            about="PoSE rows at the cost of the trained length, LoRA and norms: minutes",
             steps=200,
             rows=RowRecipe(placement="pose", chunks=2, short_share=0.3),
-            adapter=_NORMS,
+            adapter=_LORA,
         ),
         CalibrationRecipe(
             name="full",
-            about="rows of the whole target length, LoRA on attention and norms: what PI and YaRN published",
+            about="rows of the whole target length, LoRA and norms: the lengths that PI and YaRN trained at",
             steps=400,
             rows=RowRecipe(placement="full-length"),
-            adapter=_NORMS,
+            adapter=_LORA,
             optimiser=OptimiserRecipe(warmup=20),
         ),
         CalibrationRecipe(

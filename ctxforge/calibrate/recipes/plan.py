@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,9 @@ from ctxforge.lengths import parse_length
 
 _WINDOWED = ("pose", "cream")
 _LONGEST_WINDOW = 4096
-_ROWS = 16
+_ROWS = 8
 _WIDTH = 4096
-_LOW_RANK_RATE, _WHOLE_RATE = 2e-4, 2e-5
+_LOW_RANK_RATE, _WHOLE_RATE = 3e-4, 2e-5
 _WHOLE_BESIDE = 0.1
 _SHORT_CONTEXT = 4096
 
@@ -105,7 +104,7 @@ def make_plan(
     length = _row_length(rows, trained_length, target_length)
     stages = _stages(recipe, length, trained_length)
     short = trained_length if rows.short_length is None else _length(rows.short_length, trained_length, target_length)
-    relative = math.sqrt(_WIDTH / width)
+    relative = _WIDTH / width
     full = recipe.adapter.kind == "full"
     rate = recipe.optimiser.learning_rate or (_WHOLE_RATE if full else _LOW_RANK_RATE) * relative
     beside = rate if full else _WHOLE_BESIDE * rate

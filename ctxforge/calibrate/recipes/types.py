@@ -27,7 +27,7 @@ class RowRecipe:
             documents of at most the trained length keep the source's own rotation (2502.20082).
         length: tokens of a long row: a count, 8k, or 0.5x of the target; None: the target, and for pose and cream the
             trained length up to 4096.
-        count: rows of a batch over all processes; None: 16, and fewer where rows are longer than 4096.
+        count: rows of a batch over all processes; None: 8, and fewer where rows are longer than 4096.
         chunks: of a pose row.
         reach: a pose or cream row's chunks are cut from a text of up to this many row lengths.
         short_share: of the rows, those that hold short documents end to end.
@@ -55,8 +55,8 @@ class OptimiserRecipe:
 
     Attributes:
         kind: adamw, or adamw-8bit (an extra, on GPUs).
-        learning_rate: at its highest; None: 2e-4 for low-rank changes and 2e-5 for whole weights of a model 4096 wide,
-            and as the inverse root of the width beside that.
+        learning_rate: at its highest; None: 3e-4 for low-rank changes and 2e-5 for whole weights of a model 4096 wide,
+            and as the inverse of the width beside that (2203.03466).
         whole_learning_rate: of tensors trained whole beside low-rank changes; None: a tenth of `learning_rate`.
         schedule: constant with a linear fall over the last tenth, linear, or cosine.
         warmup: steps of linear growth before it.

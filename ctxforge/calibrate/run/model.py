@@ -77,7 +77,16 @@ def make_trainable(model: Any, checkpoint: Checkpoint, plan: CalibrationPlan, di
     Raises:
         CtxforgeError: see `attach` and `LossModel.check`.
     """
-    trained = attach(model, checkpoint, plan.recipe.adapter, seed=plan.seed, digest=digest)
+    recipe = plan.recipe.adapter
+    try:
+        trained = attach(model, checkpoint, recipe, seed=plan.seed, digest=digest)
+    except UnsupportedError:
+        # Mixtures of experts have no feed-forward part that takes a low-rank change; attention is what a longer context
+        # needs, so a recipe that trains both trains that.
+        if "attention" not in recipe.low_rank or "mlp" not in recipe.low_rank:
+            raise
+        narrower = replace(recipe, low_rank=tuple(role for role in recipe.low_rank if role != "mlp"))
+        trained = attach(model, checkpoint, narrower, seed=plan.seed, digest=digest)
     loss_model = LossModel(model)
     loss_model.check()
     return loss_model, trained
