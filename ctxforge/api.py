@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,10 @@ from ctxforge.static_checks import CheckReport
 from ctxforge.static_checks import check as check
 
 if TYPE_CHECKING:
+    from ctxforge.calibrate.run.request import Calibrated
     from ctxforge.verification import VerifyReport, VerifySettings
 
-__all__ = ["CheckReport", "check", "extend", "inspect", "plan", "verify"]
+__all__ = ["CheckReport", "calibrate", "check", "extend", "inspect", "plan", "verify"]
 
 
 def extend(
@@ -97,6 +98,61 @@ def inspect(source: str | Path, *, revision: str | None = None) -> pipeline.Insp
         CtxforgeError: the source can't be read or is not understood.
     """
     return pipeline.inspect(str(source), revision=revision)
+
+
+def calibrate(
+    folder: str | Path,
+    *,
+    out: str | Path,
+    recipe: str = "quick",
+    data: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    steps: int | None = None,
+    seed: int = 0,
+    source: str | None = None,
+    guard_texts: Sequence[str] = (),
+    work: str | Path | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    progress: pipeline.VerifyProgress | None = None,
+) -> Calibrated | None:
+    """Fine-tune an extended checkpoint as a recipe says, and write the merged result to `out`.
+
+    Args:
+        folder: what `extend` wrote.
+        out: folder to write; must not exist unless `overwrite`.
+        recipe: a name of docs/reference/recipes.md, or a .toml or .json file.
+        data: sources of documents, as `--data` takes them; empty for what was made from "bundled".
+        changes: of the recipe, "section.field=value".
+        steps: in place of the recipe's.
+        seed: of everything that is drawn.
+        source: the checkpoint before the extension; the recorded one by default.
+        guard_texts: texts that will be verified on; documents that share a passage with one are left out.
+        work: folder of the run, from which an interrupted one goes on; beside `out` by default.
+        trust_remote_code: run the modeling code inside the checkpoint.
+        overwrite: replace an existing output at the very end.
+        progress: called with (what, done, of how many).
+
+    Returns:
+        What was done and measured; None in all processes but the first.
+
+    Raises:
+        CtxforgeError: with `cause`, `remedy` and `exit_code`; nothing is written under `out` then.
+    """
+    from ctxforge.calibrate.recipes import read_recipe
+    from ctxforge.calibration import CalibrationOptions
+    from ctxforge.calibration import calibrate as run
+
+    options = CalibrationOptions(
+        data=tuple(data),
+        guard_texts=tuple(guard_texts),
+        seed=seed,
+        work=None if work is None else Path(work),
+        trust_remote_code=trust_remote_code,
+        overwrite=overwrite,
+    )
+    chosen = read_recipe(recipe, tuple(changes), steps=steps)
+    return run(folder, Path(out), chosen, options, source=source, progress=progress)
 
 
 def verify(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 from architectures_page import architectures_page
+from recipes_page import recipes_page
 
 from ctxforge import api
 from ctxforge.attention import attachments
@@ -120,7 +121,7 @@ def exit_codes() -> str:
 
 def python_api() -> str:
     lines = ["# Python API", "", NOTE, "```python", "import ctxforge", "```", ""]
-    for name in ("extend", "plan", "inspect", "check", "verify"):
+    for name in ("extend", "plan", "inspect", "check", "calibrate", "verify"):
         function = getattr(api, name)
         lines += [f"## ctxforge.{name}", "", "```python", f"{name}{inspect.signature(function)}", "```", ""]
         lines += ["```text", inspect.getdoc(function) or "", "```", ""]
@@ -133,6 +134,7 @@ PAGES = {
     "tasks.md": tasks,
     "attachments.md": attachments_page,
     "exit-codes.md": exit_codes,
+    "recipes.md": lambda: recipes_page(NOTE),
     "api.md": python_api,
 }
 

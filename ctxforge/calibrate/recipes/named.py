@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 
 from ctxforge.calibrate.adapters.recipe import AdapterRecipe, named_recipe
-from ctxforge.calibrate.recipes.types import CalibrationRecipe, OptimiserRecipe, RowRecipe
+from ctxforge.calibrate.recipes.types import CalibrationRecipe, ObjectiveRecipe, OptimiserRecipe, RowRecipe
 from ctxforge.errors import UsageError
 
 _LORA = AdapterRecipe(low_rank=("attention", "mlp"), whole=("norm",))
@@ -51,6 +51,7 @@ RECIPES: Mapping[str, CalibrationRecipe] = {
             steps=1000,
             rows=RowRecipe(placement="full-length", first_share=0.4, short_share=0.5),
             adapter=named_recipe("full"),
+            objective=ObjectiveRecipe(train_on="long-prompts"),
             optimiser=OptimiserRecipe(schedule="cosine", warmup=20),
         ),
         CalibrationRecipe(
