@@ -6,6 +6,7 @@ Every job runs in the same processes, one after the other, and leaves OUT/NAME-R
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ctxforge.calibrate.adapters import AdapterRecipe, Trained, attach, named_re
 from ctxforge.calibrate.memory.checkpointing import Checkpointing
 from ctxforge.calibrate.memory.tiled_mlp import TiledMLPs
 from ctxforge.calibrate.objectives.loss_model import LossModel
-from ctxforge.calibrate.parallel import ParallelOptions, Processes, start
+from ctxforge.calibrate.parallel import ParallelOptions, Prepared, Processes, start
 from ctxforge.calibrate.parallel.states import whole_tensor
 from ctxforge.calibrate.placement.batch import collate
 from ctxforge.calibrate.placement.batch import next_tokens as next_of
@@ -43,6 +44,9 @@ class Job:
         own: divide by this process's own tokens and not by all of them: the mean of means, which is wrong.
         empty: all rows are the first process's: the others have one without targets.
         uneven: the processes cut their rows into different numbers of micro-batches.
+        packed: the longest row holds two documents.
+        padded: rows have the length that their processes ask for.
+        mixing: a model that lets every token see the one before it, outside attention.
         forget: resume without the optimiser's state.
         resume, save: folders of an adapter and its optimiser.
     """
@@ -57,6 +61,9 @@ class Job:
     uneven: bool = False
     empty: bool = False
     weighted: bool = False
+    packed: bool = False
+    padded: bool = True
+    mixing: bool = False
     forget: bool = False
     resume: str | None = None
     save: str | None = None
@@ -71,27 +78,28 @@ def recipe_of(name: str) -> AdapterRecipe:
     return named_recipe(name) if name == "full" else named_recipe(name, rank=4, alpha=6.0)
 
 
-def rows_of(step: int, *, weighted: bool = False) -> list[Layout]:
+def rows_of(step: int, *, weighted: bool = False, packed: bool = False) -> list[Layout]:
     """The rows of one step, over all processes, the longest first."""
     generator = torch.Generator().manual_seed(100 + step)
     rows = []
     for length in LENGTHS:
         ids = torch.randint(3, 96, (length,), generator=generator).numpy()
         weights = torch.rand(length, generator=generator).numpy() + 0.5 if weighted else None
-        rows.append(layout_of(ids, weights))
+        rows.append(layout_of(ids, weights, packed=packed and not rows))
     return rows
 
 
-def layout_of(ids: Any, weights: Any = None) -> Layout:
+def layout_of(ids: Any, weights: Any = None, *, packed: bool = False) -> Layout:
     import numpy as np
 
     length = len(ids)
     weights = np.ones(length, dtype=np.float32) if weights is None else weights.astype(np.float32)
-    weights[0] = 0
+    second = length // 2 if packed else length
+    weights[0] = weights[second:][:1] = 0
     return Layout(
         ids=ids.astype(np.int64),
-        positions=np.arange(length),
-        documents=np.zeros(length, dtype=np.int64),
+        positions=np.concatenate([np.arange(second), np.arange(length - second)]),
+        documents=(np.arange(length) >= second).astype(np.int64),
         weights=weights,
         extended=np.ones(length, dtype=bool),
     )
@@ -126,8 +134,32 @@ def micro_batches(rows: list[Layout], job: Job, processes: Processes) -> list[li
     return [own[i : i + size] for i in range(0, len(own), size)]
 
 
+def passes(job: Job, processes: Processes, model: Any, step: int) -> list[tuple[dict[str, Any], Any, Any]]:
+    """This process's micro-batches of a step: inputs, targets and weights."""
+    found = []
+    rows = rows_of(step, weighted=job.weighted, packed=job.packed)
+    for part in micro_batches(rows, job, processes):
+        batch = collate(part, multiple=processes.length_multiple if job.padded else 1)
+        labels, weights = next_of(batch)
+        found.append((model_inputs(batch, model), torch.tensor(labels), torch.tensor(weights)))
+    return found
+
+
+def mix_tokens(model: Any) -> None:
+    """Add to what each layer's MLP gives what it gives for the token before."""
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda _module, _inputs, out: out + out.roll(1, dims=1))
+
+
+def look_at(processes: Processes, prepared: Prepared, batch: tuple[dict[str, Any], Any, Any]) -> Any:
+    inputs, targets, weights = batch
+    return processes.losses(prepared, inputs, targets, weights=weights)
+
+
 def run(job: Job, processes: Processes) -> dict[str, Any]:
     model, trained = model_of(job)
+    if job.mixing:
+        mix_tokens(model)
     loss_model = LossModel(model, slice_rows=16)
     loss_model.check()
     if job.tile:
@@ -135,34 +167,24 @@ def run(job: Job, processes: Processes) -> dict[str, Any]:
     if job.checkpointing:
         Checkpointing(model)
     prepared = processes.prepare(loss_model, trained, make_optimiser)
-    notes: dict[str, Any] = {}
+    found: dict[str, Any] = {"losses": [], "norms": [], "notes": {}, "micro": 0}
+    look = passes(job, processes, model, 99)
+    found["before"] = processes.total(sum(float(look_at(processes, prepared, one).loss) for one in look))
     if job.resume is not None:
-        notes = dict(processes.restore(Path(job.resume), prepared).notes)
+        found["notes"] = dict(processes.restore(Path(job.resume), prepared).notes)
         if not job.forget:
             processes.load_optimiser_state(prepared, torch.load(Path(job.resume) / "optimiser.pt"))
-    found: dict[str, Any] = {"losses": [], "norms": [], "notes": notes, "micro": 0}
     for step in range(job.first, job.first + job.steps):
-        batches = [
-            collate(part, multiple=processes.length_multiple)
-            for part in micro_batches(rows_of(step, weighted=job.weighted), job, processes)
-        ]
-        labels = [next_of(batch) for batch in batches]
-        targets = [torch.tensor(label, device=processes.device) for label, _ in labels]
-        weights = [torch.tensor(weight, device=processes.device) for _, weight in labels]
+        batches = passes(job, processes, model, step)
+        targets = [target for _, target, _ in batches]
         denominator = processes.denominator(targets)
         if job.own:
             denominator = float(sum(int((one >= 0).sum()) for one in targets))
         total = 0.0
-        for number, batch in enumerate(batches):
-            inputs = model_inputs(batch, model)
-            part = processes.step_part(
-                prepared,
-                inputs,
-                targets[number],
-                denominator,
-                weights[number],
-                last=number == len(batches) - 1,
-            )
+        for number, (inputs, target, weights) in enumerate(batches):
+            last = number == len(batches) - 1
+            part = processes.step_part(prepared, inputs, target, denominator, weights, last=last)
+            assert part.losses.shape == target.shape
             total += float((part.losses * part.weights).sum())
             found["micro"] += 1
         found["losses"].append(processes.total(total))
@@ -171,6 +193,7 @@ def run(job: Job, processes: Processes) -> dict[str, Any]:
         found["norms"].append(processes.clip([p for _, p in prepared.trained.tensors()], job.limit))
         prepared.optimiser.step()
         prepared.optimiser.zero_grad()
+    found["after"] = processes.total(sum(float(look_at(processes, prepared, one).loss) for one in look))
     found["weights"] = {name: whole_tensor(p) for name, p in prepared.trained.tensors()}
     found["most"] = processes.most(found["micro"])
     found["kinds"] = sorted({type(p).__name__ for _, p in prepared.trained.tensors()})
@@ -188,11 +211,11 @@ def main(jobs: Path, out: Path) -> None:
     for document in json.loads(jobs.read_text()):
         job = Job(**document)
         try:
-            processes = start(ParallelOptions(**{"cpu": True, **job.options}))
-            found = run(job, processes)
+            found = run(job, start(ParallelOptions(**{"cpu": True, **job.options})))
         except CtxforgeError as error:
             found = {"error": f"{type(error).__name__}: {error.cause} | {error.remedy}"}
-        torch.save(found, out / f"{job.name}-{processes.rank}.pt")
+        torch.save(found, out / f"{job.name}-{os.environ.get('RANK', '0')}.pt")
+    processes = start(ParallelOptions(cpu=True))
     processes.wait()
     processes.close()
 

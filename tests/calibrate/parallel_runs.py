@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.calibrate.parallel_child import Job
@@ -18,9 +21,12 @@ from tests.calibrate.parallel_child import Job
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("parallel_child.py")
 
+# What each process found, by the job's name.
+Found = dict[str, list[dict[str, Any]]]
 
-def train(jobs: list[Job], folder: Path, world: int, *, timeout: float = 400) -> dict[str, list[dict[str, Any]]]:
-    """Run jobs on `world` processes: what each process found, by the job's name."""
+
+def train(jobs: list[Job], folder: Path, world: int, *, timeout: float = 500) -> None:
+    """Run jobs on `world` processes, which leave their results in `folder`."""
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps([asdict(job) for job in jobs]))
     with socket.socket() as free:
@@ -46,7 +52,31 @@ def train(jobs: list[Job], folder: Path, world: int, *, timeout: float = 400) ->
             child.kill()
     said = "\n".join(log.read_text()[-3000:] for log in logs)
     assert codes == [0] * world, said
-    return {job.name: [torch.load(folder / f"{job.name}-{rank}.pt") for rank in range(world)] for job in jobs}
+
+
+def found_in(folder: Path) -> Found:
+    """What `train` left."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in folder.glob("*.pt"):
+        name, rank = path.stem.rsplit("-", 1)
+        found.setdefault(name, {})[int(rank)] = torch.load(path)
+    return {name: [ranks[rank] for rank in sorted(ranks)] for name, ranks in found.items()}
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills once for all workers of a test run."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            aside = root / f"{name}.part"
+            aside.mkdir()
+            make(aside)
+            aside.rename(folder)
+    return folder
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ctxforge.errors import UnsupportedError, UsageError
+from ctxforge.errors import UsageError
 
 # What `accelerate launch` sets from its own questionnaire, and what each would change behind the loop's back.
 _FOREIGN = {
@@ -25,7 +25,8 @@ class ParallelOptions:
     Attributes:
         shard: split parameters, gradients and optimiser states over the data processes (FSDP2).
         context: processes that share one sequence; 1 for none.
-        context_backend: "ring" passes keys and values around, "ulysses" exchanges tokens for heads (DeepSpeed).
+        context_backend: "ring" gathers keys and values over the group, "ulysses" trades tokens for heads, of which
+            there must be a multiple of `context`.
         cpu: use the CPU although there is a GPU; processes talk through gloo.
         tracker: a tracker of accelerate ("tensorboard", "wandb"); None for none.
         project_dir: where a tracker writes.
@@ -49,11 +50,8 @@ def check_launch(options: ParallelOptions, world: int, model_config: Any = None)
 
     Raises:
         UsageError: a count that doesn't divide, or a launcher's configuration that takes the model over.
-        UnsupportedError: what isn't built for this model.
+        UnsupportedError: a model that processes can't share a sequence of.
     """
-    if options.context > 1:
-        raise UnsupportedError("shared sequences aren't here yet", "give each process whole models")
-    assert model_config is None or options.context == 1
     for variable, name in _FOREIGN.items():
         if os.environ.get(variable, "false").lower() in ("1", "true", "yes"):
             raise UsageError(
@@ -67,3 +65,7 @@ def check_launch(options: ParallelOptions, world: int, model_config: Any = None)
             f"{world} processes can't be divided into groups of {options.context} that share a sequence",
             f"launch a multiple of {options.context} processes, or choose a context that divides {world}",
         )
+    if options.context > 1 and model_config is not None:
+        from ctxforge.calibrate.parallel.serving import check_config
+
+        check_config(options, model_config)

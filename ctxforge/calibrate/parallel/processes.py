@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
-from ctxforge.calibrate.adapters import Adapter, Trained
+from ctxforge.calibrate.adapters import Adapter, Trained, save_adapter
 from ctxforge.calibrate.objectives.counts import denominator
 from ctxforge.calibrate.objectives.cross_entropy import TokenLosses, Weigher
+from ctxforge.calibrate.objectives.head import causal_lm
 from ctxforge.calibrate.objectives.loss_model import LossModel
 from ctxforge.calibrate.parallel import states
 from ctxforge.calibrate.parallel.options import ParallelOptions, check_launch
 from ctxforge.calibrate.parallel.preparing import MakeOptimiser, Prepared
-from ctxforge.errors import CtxforgeError
+from ctxforge.calibrate.parallel.serving import check_attention, check_inputs, proved
+from ctxforge.calibrate.parallel.sharding import release, shard
+from ctxforge.calibrate.parallel.shared_sequence import SharedSequence
+from ctxforge.errors import CtxforgeError, UnsupportedError
 from ctxforge.verification.processes import launched
+
+_MESH = ("data", "context")
 
 
 class Processes:
@@ -44,8 +51,12 @@ class Processes:
         self.world: int = accelerator.num_processes
         self.data_rank, self.data_world = self.rank // options.context, self.world // options.context
         self.is_main: bool = self.rank == 0
-        self.sharded: bool = self.world > 1 and (options.shard or options.context > 1)
-        self.length_multiple = 2 * options.context if options.context > 1 else 1
+        self.sharded: bool = self.world > 1 and options.shard
+        self.shared: SharedSequence | None = None
+        if options.context > 1:
+            groups = init_device_mesh(self.device.type, (self.data_world, options.context), mesh_dim_names=_MESH)
+            self.shared = SharedSequence(groups[_MESH[1]].get_group(), options.context_backend)
+        self.length_multiple = 1 if self.shared is None else self.shared.multiple
 
     def prepare(self, loss_model: LossModel, trained: Trained, make_optimiser: MakeOptimiser) -> Prepared:
         """Move a model to this process's device, wrap it for its processes, and make its optimiser.
@@ -55,16 +66,23 @@ class Processes:
             trained: what `attach` gave.
             make_optimiser: of the trained parameters by their group (`Trained.groups`).
         """
-        if not self.sharded:
+        if self.shared is not None:
+            check_attention(causal_lm(loss_model.model))
+        model: Any = loss_model
+        if self.sharded:
+            trained = shard(loss_model, trained, init_device_mesh(self.device.type, (self.world,)), self.device)
+        else:
             model = self.accelerator.prepare_model(loss_model)
-            return Prepared(model, loss_model, make_optimiser(trained.groups()), trained)
-        from torch.distributed.device_mesh import init_device_mesh
-
-        from ctxforge.calibrate.parallel.sharding import shard
-
-        mesh = init_device_mesh(self.device.type, (self.world,))
-        parts = shard(loss_model, trained, mesh, self.device)
-        return Prepared(loss_model, loss_model, make_optimiser(parts.groups()), parts)
+        optimiser = make_optimiser(trained.groups())
+        if self.sharded and type(optimiser).__module__.startswith("bitsandbytes"):
+            raise UnsupportedError(
+                "the 8-bit optimiser can't step parameters that are split over processes",
+                "choose the plain optimiser with sharding, which splits its states anyway",
+            )
+        prepared = Prepared(model, loss_model, optimiser, trained)
+        if self.shared is not None:
+            proved(self.shared, prepared, self.device)
+        return prepared
 
     def denominator(self, targets: Iterable[torch.Tensor]) -> float:
         """What the losses of this process's micro-batches of one optimiser step are to be divided by.
@@ -72,7 +90,12 @@ class Processes:
         Args:
             targets: of those micro-batches, whole rows; none where this process has no row in the step.
         """
-        return denominator(targets, device=self.device)
+        # Each of the processes that share a sequence counts all of it, and has the gradient of a part.
+        return denominator(targets, device=self.device) / self.options.context
+
+    def cut(self, rows: torch.Tensor) -> torch.Tensor:
+        """This process's tokens of whole rows [B, T, ...]: all, unless a sequence is shared."""
+        return rows if self.shared is None else self.shared.cut(rows)
 
     def step_part(
         self,
@@ -98,12 +121,25 @@ class Processes:
         Returns:
             The losses of whole rows; without a gradient.
         """
-        with self._exchanging(prepared, last):
-            found: TokenLosses = prepared.model(
-                targets=targets, denominator=denominator, weights=weights, **dict(inputs)
-            )
+        with self._attending(prepared), self._exchanging(prepared, last):
+            found = self._forward(prepared, inputs, targets, denominator, weights)
             found.loss.backward()  # type: ignore[no-untyped-call]
-        return TokenLosses(found.loss.detach(), found.losses, found.weights)
+        return self._whole(found)
+
+    def losses(
+        self,
+        prepared: Prepared,
+        inputs: Mapping[str, Any],
+        targets: torch.Tensor,
+        denominator: float = 1.0,
+        weights: torch.Tensor | Weigher | None = None,
+    ) -> TokenLosses:
+        """What `step_part` returns, without a gradient.
+
+        Sharded processes, and those that share a sequence, call it equally often.
+        """
+        with torch.no_grad(), self._attending(prepared):
+            return self._whole(self._forward(prepared, inputs, targets, denominator, weights))
 
     def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> float:
         """Scale gradients so that their norm over all processes' parts is at most `limit`; the norm before."""
@@ -128,25 +164,17 @@ class Processes:
         Raises:
             CtxforgeError: as `save_adapter`, in every process.
         """
-        failure: tuple[type[CtxforgeError], str, str] | None = None
         whole = states.gathered(prepared.trained, keep=self.is_main)
-        if whole is not None:
-            try:
-                states.save_whole(folder, whole, notes)
-            except CtxforgeError as error:
-                if self.world == 1:
-                    raise
-                failure = (type(error), error.cause, error.remedy)
-        failure = self.everywhere(failure)
-        if failure is not None:
-            kind, cause, remedy = failure
-            raise kind(cause, remedy)
+
+        def write() -> None:
+            assert whole is not None, "the main process keeps what was gathered"
+            save_adapter(folder, whole, notes)
+
+        self.on_main(write)
 
     def restore(self, folder: Path, prepared: Prepared) -> Adapter:
         """`restore_adapter`, in every process."""
         if self.sharded:
-            from ctxforge.calibrate.parallel.sharding import release
-
             release(prepared.inner)
         return states.restore(folder, prepared.trained)
 
@@ -157,6 +185,25 @@ class Processes:
     def load_optimiser_state(self, prepared: Prepared, state: Mapping[str, Any]) -> None:
         """See `states.load_optimiser_state`; the state is given in every process."""
         states.load_optimiser_state(prepared, state)
+
+    def on_main(self, action: Callable[[], None]) -> None:
+        """Do something in the main process alone, and wait for it.
+
+        Raises:
+            CtxforgeError: what the action raised, in every process, so that none waits for one that gave up.
+        """
+        failure: CtxforgeError | None = None
+        if self.is_main:
+            try:
+                action()
+            except CtxforgeError as error:
+                failure = error
+        said = self.everywhere(None if failure is None else (type(failure), failure.cause, failure.remedy))
+        if failure is not None:
+            raise failure
+        if said is not None:
+            kind, cause, remedy = said
+            raise kind(cause, remedy)
 
     def everywhere(self, value: Any) -> Any:
         """The main process's value, in every process."""
@@ -173,6 +220,32 @@ class Processes:
     def close(self) -> None:
         """End trackers and leave the group of processes; this object isn't used again."""
         self.accelerator.end_training()
+
+    def _forward(
+        self,
+        prepared: Prepared,
+        inputs: Mapping[str, Any],
+        targets: torch.Tensor,
+        denominator: float,
+        weights: torch.Tensor | Weigher | None,
+    ) -> TokenLosses:
+        arguments = {**inputs, "targets": targets, "weights": weights}
+        if self.shared is not None:
+            check_inputs(arguments, self.shared)
+            arguments = {
+                name: self.shared.cut(one) if isinstance(one, torch.Tensor) else one for name, one in arguments.items()
+            }
+        found: TokenLosses = prepared.model(denominator=denominator, **arguments)
+        return found
+
+    def _whole(self, found: TokenLosses) -> TokenLosses:
+        loss = found.loss.detach()
+        if self.shared is None:
+            return TokenLosses(loss, found.losses, found.weights)
+        return TokenLosses(self.shared.total(loss), self.shared.joined(found.losses), self.shared.joined(found.weights))
+
+    def _attending(self, prepared: Prepared) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.shared is None else self.shared.attending(prepared.inner)
 
     @contextlib.contextmanager
     def _exchanging(self, prepared: Prepared, last: bool) -> Iterator[None]:

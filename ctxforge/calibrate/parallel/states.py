@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ctxforge.calibrate.adapters import Adapter, Trained, restore_adapter, save_adapter
+from ctxforge.calibrate.adapters import Adapter, Trained, restore_adapter
 from ctxforge.calibrate.parallel.preparing import Prepared, with_parameters
 from ctxforge.errors import CheckpointError
 
@@ -24,11 +24,6 @@ def whole_tensor(value: torch.Tensor) -> torch.Tensor:
     if hasattr(full, "full_tensor"):
         full = full.full_tensor()
     return full.to("cpu", copy=True)
-
-
-def save_whole(folder: Path, trained: Trained, notes: Mapping[str, Any]) -> None:
-    """`save_adapter` for parameters that aren't sharded, or after `gathered`."""
-    save_adapter(folder, trained, notes)
 
 
 def gathered(trained: Trained, *, keep: bool) -> Trained | None:
