@@ -207,7 +207,7 @@ def with_batch(options: StepOptions, batch: int) -> StepOptions:
 
 
 def tables_of(record: Mapping[str, Any] | None) -> list[Any] | None:
-    """The rotary tables that a conversion's source had, from the provenance of the conversion; None without one."""
+    """The rotary tables under which a converted model is its source, from its provenance; None without one."""
     from ctxforge.rope.spectrum import plain_frequencies
     from ctxforge.verification.swap import TableValues
 
@@ -215,6 +215,12 @@ def tables_of(record: Mapping[str, Any] | None) -> list[Any] | None:
     if not isinstance(plan, Mapping) or plan.get("scheme") != "rope" or plan.get("composed"):
         return None
     return [
-        TableValues(entry["layer_type"], list(plain_frequencies(entry["rotated_dims"], entry["base"])), 1.0)
+        TableValues(
+            entry["layer_type"],
+            list(plain_frequencies(entry["rotated_dims"], entry["base"])),
+            # Where queries carry a factor on q.k, the source's scores come back by its inverse, half of it on each
+            # side's cos and sin.
+            float(entry.get("folded_into_weights", 1.0)) ** -0.5,
+        )
         for entry in plan["tables"]
     ]

@@ -118,7 +118,7 @@ def _result(
         bad = next((number for number, one in enumerate(each) if not math.isfinite(one)), None)
         raise NotFiniteError(
             f"step {planned.step + 1}: {_what(bad, norm)}; {_documents(planned)}",
-            "lower optimiser.learning_rate, or leave these documents out; the state before this step is kept",
+            "lower optimiser.learning_rate or leave these documents out, with --fresh; the state before the step is kept",
         )
     tokens = processes.total(sum(batch.tokens for batch in batches))
     return StepResult(total / max(counted, 1.0), round(tokens), round(counted), norm)
@@ -142,12 +142,16 @@ def _weigher(training: Training, batch: Batch) -> Weigher | None:
         return None
     settings = LongCESettings(plan.context, plan.refresh, plan.recipe.objective.ceiling)
     short = torch.full(batch.ids.shape, torch.nan, device=training.processes.device)
+    if training.choose_rotation is not None:
+        training.choose_rotation(None)
     inner.eval()
     for number, row in enumerate(batch.rows):
         ids = torch.from_numpy(np.array(row.ids)).to(short.device)
         edges = [0, *(np.flatnonzero(np.diff(row.documents)) + 1).tolist(), row.length]
-        documents = list(itertools.pairwise(edges))
-        short[number, : row.length] = short_losses(losses_of(inner), ids, settings, documents)
+        # Mixed windows: a text on the source's rotation is short, and counts as it is.
+        documents = [(start, stop) for start, stop in itertools.pairwise(edges) if row.extended[start]]
+        if documents:
+            short[number, : row.length] = short_losses(losses_of(inner), ids, settings, documents)
     inner.train()
     return LongCEWeigher(short, settings.ceiling)
 
