@@ -73,6 +73,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             aside = root / f"{name}.part"
+            assert not aside.exists(), "another worker failed at this"
             aside.mkdir()
             make(aside)
             aside.rename(folder)

@@ -83,7 +83,7 @@ def two(folder: Path) -> Found:
 def test_two_processes_do_what_one_does(way: str, name: str, alone: Found, two: Found) -> None:
     (one,), others = alone[name], two[f"{way} {name}"]
     # A shared sequence's attention adds up in another order, which float32 rounds otherwise.
-    rounding = 5e-6 if "ring" in way or "ulysses" in way else 1e-6
+    rounding = 1e-5 if "ring" in way or "ulysses" in way else 1e-6
     for other in others:
         assert other["kinds"] == (["DTensor"] if "shard" in way else ["Parameter"])
         assert other["losses"] == pytest.approx(one["losses"], rel=1e-6)
@@ -92,7 +92,7 @@ def test_two_processes_do_what_one_does(way: str, name: str, alone: Found, two: 
         assert all(gradient.dtype == torch.float32 for gradient in other["gradients"].values())
         assert difference(one["gradients"], other["gradients"]) < rounding
         # AdamW divides by the gradient's size, which enlarges what rounding left of small ones.
-        assert difference(one["weights"], other["weights"]) < 5 * rounding
+        assert difference(one["weights"], other["weights"]) < max(5e-6, 3 * rounding)
     assert difference(others[0]["weights"], others[1]["weights"]) == 0
     assert one["before"] != pytest.approx(one["after"], rel=1e-4)
 
