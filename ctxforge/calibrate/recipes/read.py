@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ctxforge.errors import ResourceError, UsageError
 
 _SUFFIXES = (".toml", ".json")
 _BASE = "base"
+_SEE = "see docs/calibration.md for its fields"
 
 
 def read_recipe(name: str, changes: Sequence[str] = (), *, steps: int | None = None) -> CalibrationRecipe:
@@ -42,6 +44,8 @@ def read_recipe(name: str, changes: Sequence[str] = (), *, steps: int | None = N
         if not equals or not key.strip():
             raise UsageError(f"{change!r} is not a change of the recipe", "write section.field=value")
         _set(document, key.strip(), _value(value.strip()))
+        if isinstance(document["adapter"], str):
+            document["adapter"] = dataclasses.asdict(named_recipe(document["adapter"]))
     if steps is not None:
         document["steps"] = steps
     return checked(document) if changes or steps is not None else _sensible(recipe)
@@ -64,7 +68,7 @@ def checked(document: Mapping[str, Any]) -> CalibrationRecipe:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"the recipe's {name}: {first['msg']}", "see docs/calibration.md for its fields") from None
+        raise UsageError(f"the recipe's {name}: {first['msg']}", _SEE) from None
 
 
 def _from_file(path: Path) -> CalibrationRecipe:
@@ -100,6 +104,8 @@ def _set(document: dict[str, Any], key: str, value: Any) -> None:
         inner = found
     if last not in inner:
         raise _unknown(last, list(inner), "field")
+    if isinstance(inner[last], tuple) and not isinstance(value, list):
+        value = [] if value is None else [value]
     inner[last] = value
 
 
@@ -114,12 +120,14 @@ def _value(text: str) -> Any:
 
 
 def _refuse_unknown(document: Mapping[str, Any], kind: Any, where: str) -> None:
-    """Pydantic names an unknown key; this says which one was meant."""
+    """Pydantic names an unknown key; this says which one was meant. And it takes true for 1; this does not."""
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}
     defaults = {name: entry.default_factory for name, entry in fields.items()}
     for name, value in document.items():
         if name not in fields:
             raise _unknown(f"{where}{name}", [f"{where}{one}" for one in fields], "field")
+        if isinstance(value, bool) and not isinstance(fields[name].default, bool):
+            raise UsageError(f"the recipe's {where}{name}: {value} is no value for it", _SEE)
         section = defaults[name]
         if isinstance(value, Mapping) and dataclasses.is_dataclass(section):
             _refuse_unknown(value, section, f"{name}.")
@@ -133,13 +141,13 @@ def _unknown(name: str, known: Sequence[str], what: str) -> UsageError:
 
 def _sensible(recipe: CalibrationRecipe) -> CalibrationRecipe:
     """The recipe itself, unless one of its numbers can't be."""
-    rows, optimiser, held_out = recipe.rows, recipe.optimiser, recipe.held_out
+    rows, optimiser, objective, held_out = recipe.rows, recipe.optimiser, recipe.objective, recipe.held_out
     recipe.adapter.checked()
     wrong = {
         "steps": recipe.steps < 1,
         "rows.count": rows.count is not None and rows.count < 1,
         "rows.chunks": rows.chunks < 1,
-        "rows.reach": not rows.reach >= 1,
+        "rows.reach": not 1 <= rows.reach < math.inf,
         "rows.short_share": not 0 <= rows.short_share <= 1,
         "rows.first_share": not 0 <= rows.first_share < 1,
         "rows.group": rows.group is not None and rows.group < 2,
@@ -150,18 +158,20 @@ def _sensible(recipe: CalibrationRecipe) -> CalibrationRecipe:
         "optimiser.final": not 0 <= optimiser.final <= 1,
         "optimiser.betas": not all(0 <= beta < 1 for beta in optimiser.betas),
         "optimiser.weight_decay": not 0 <= optimiser.weight_decay < 1,
-        "optimiser.clip": optimiser.clip is not None and not optimiser.clip > 0,
-        "objective.ceiling": not recipe.objective.ceiling > 0,
+        "optimiser.clip": optimiser.clip is not None and not 0 < optimiser.clip < math.inf,
+        "objective.context": objective.context is not None and objective.context < 1,
+        "objective.refresh": objective.refresh is not None and objective.refresh < 1,
+        "objective.ceiling": not 0 < objective.ceiling < math.inf,
         "held_out.share": not 0 <= held_out.share < 1,
         "held_out.windows": held_out.windows < 1,
         "held_out.short_windows": held_out.short_windows < 1,
         "held_out.every": held_out.every is not None and held_out.every < 1,
-        "held_out.allowed_short": not held_out.allowed_short >= 0,
+        "held_out.allowed_short": not 0 <= held_out.allowed_short < math.inf,
         "held_out.patience": held_out.patience is not None and held_out.patience < 1,
         "memory.tokens_at_once": recipe.memory.tokens_at_once is not None and recipe.memory.tokens_at_once < 1,
         "anneal_share": not 0 < recipe.anneal_share <= 1,
     }
     bad = [name for name, is_wrong in wrong.items() if is_wrong]
     if bad:
-        raise UsageError(f"the recipe's {bad[0]} is out of range", "see docs/calibration.md for its fields")
+        raise UsageError(f"the recipe's {bad[0]} is out of range", _SEE)
     return recipe
