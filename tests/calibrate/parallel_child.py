@@ -141,7 +141,8 @@ def passes(job: Job, processes: Processes, model: Any, step: int) -> list[tuple[
     for part in micro_batches(rows, job, processes):
         batch = collate(part, multiple=processes.length_multiple if job.padded else 1)
         labels, weights = next_of(batch)
-        found.append((model_inputs(batch, model), torch.tensor(labels), torch.tensor(weights)))
+        on = processes.device
+        found.append((model_inputs(batch, model), torch.tensor(labels, device=on), torch.tensor(weights, device=on)))
     return found
 
 
@@ -215,7 +216,7 @@ def main(jobs: Path, out: Path) -> None:
         except CtxforgeError as error:
             found = {"error": f"{type(error).__name__}: {error.cause} | {error.remedy}"}
         torch.save(found, out / f"{job.name}-{os.environ.get('RANK', '0')}.pt")
-    processes = start(ParallelOptions(cpu=True))
+    processes = start(ParallelOptions(cpu=job.options.get("cpu", True)))
     processes.wait()
     processes.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ctxforge.calibrate.parallel import ParallelOptions
-from ctxforge.calibrate.parallel.options import check_launch
+from ctxforge.calibrate.parallel.options import check_launch, check_machine
 from ctxforge.errors import CtxforgeError, UnsupportedError, UsageError
 from tests.calibrate.parallel_child import Job
 from tests.calibrate.parallel_runs import Found, difference, found_in, made_once, train
@@ -132,3 +132,10 @@ def test_heads_that_cannot_be_divided() -> None:
 @pytest.mark.parametrize("context", [0, -2])
 def test_groups_of_nobody(context: int) -> None:
     assert isinstance(refused(ParallelOptions(context=context)), UsageError)
+
+
+def test_a_tracker_that_is_not_installed() -> None:
+    check_machine(ParallelOptions(cpu=True), 2)
+    with pytest.raises(UsageError) as caught:
+        check_machine(ParallelOptions(cpu=True, tracker="aim"), 1)
+    assert caught.value.remedy == "install it: pip install aim"

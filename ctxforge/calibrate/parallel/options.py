@@ -69,3 +69,29 @@ def check_launch(options: ParallelOptions, world: int, model_config: Any = None)
         from ctxforge.calibrate.parallel.serving import check_config
 
         check_config(options, model_config)
+
+
+def check_machine(options: ParallelOptions, world: int) -> None:
+    """Refuse what this machine doesn't have.
+
+    Args:
+        options: what was asked for.
+        world: number of processes that were launched.
+
+    Raises:
+        UsageError: more processes than GPUs on a machine that has some, or a tracker that isn't installed.
+    """
+    import torch
+    from accelerate.tracking import get_available_trackers
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    devices = torch.cuda.device_count()
+    if not options.cpu and 0 < devices < here:
+        raise UsageError(
+            f"{here} processes on a machine with {devices} GPU{'s' if devices > 1 else ''}: each needs its own",
+            f"launch {devices}, or run on the CPU",
+        )
+    if options.tracker is not None and options.tracker not in [str(one) for one in get_available_trackers()]:
+        raise UsageError(
+            f"the tracker {options.tracker} is not installed", f"install it: pip install {options.tracker}"
+        )

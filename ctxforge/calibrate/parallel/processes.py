@@ -17,7 +17,7 @@ from ctxforge.calibrate.objectives.cross_entropy import TokenLosses, Weigher
 from ctxforge.calibrate.objectives.head import causal_lm
 from ctxforge.calibrate.objectives.loss_model import LossModel
 from ctxforge.calibrate.parallel import states
-from ctxforge.calibrate.parallel.options import ParallelOptions, check_launch
+from ctxforge.calibrate.parallel.options import ParallelOptions, check_launch, check_machine
 from ctxforge.calibrate.parallel.preparing import MakeOptimiser, Prepared
 from ctxforge.calibrate.parallel.serving import check_attention, check_inputs, proved
 from ctxforge.calibrate.parallel.sharding import release, shard
@@ -275,10 +275,11 @@ def start(options: ParallelOptions, *, model_config: Any = None) -> Processes:
         model_config: of the model that will be trained, where sequences are to be shared.
 
     Raises:
-        UsageError: the number of processes, or the launcher's configuration.
+        UsageError: the number of processes, the launcher's configuration, or a tracker that isn't installed.
         UnsupportedError: what the machine, the model or the installed packages can't do.
     """
     check_launch(options, launched(), model_config)
+    check_machine(options, launched())
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
