@@ -190,7 +190,13 @@ def rehearse(
             # As in a step that is not the first: gradients are there, and new ones are added to them.
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         marks: list[int] = []
-        stack.callback(inner.get_decoder().register_forward_hook(lambda *_a: marks.append(meter.restart())).remove)
+
+        def end_of_decoder(*_given: Any) -> None:
+            # Heads that run as the model's own code pass through the decoder again, with the states that it gave.
+            if not marks:
+                marks.append(meter.restart())
+
+        stack.callback(inner.get_decoder().register_forward_hook(end_of_decoder).remove)
         with meter:
             loss = loss_model(ids, ids, 1.0, position_ids=where, **more).loss
             marks.append(meter.restart())
