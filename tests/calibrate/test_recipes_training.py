@@ -50,9 +50,7 @@ METHODS = {
 
 
 def test_every_recipe_is_here() -> None:
-    tested_below = {"longlora", "mixed", "xpos"}
     assert set(METHODS) == set(RECIPES)
-    assert tested_below < set(METHODS)
 
 
 @pytest.mark.parametrize("recipe", ["quick", "full", "pose", "abf", "drope", "giraffe"])
@@ -62,7 +60,6 @@ def test_a_recipe_learns_and_is_written_as_it_was_trained(recipe: str, bench: Be
     model = written_as_trained(run)
     before, rows = stock(run.extended), run.first_rows
     assert run.losses[0] == pytest.approx(mean_loss(before, rows), rel=1e-5)
-    # Written in its own place, the best step is the first at which held-out text was measured on the model as it was.
     assert run.held_out[0]["long_nll"] == pytest.approx(long_nll(before, run), rel=1e-5)
     if run.found.plan.recipe.adapter.kind == "full":
         norm = next(event["gradient_norm"] for event in run.log if event["event"] == "step")
@@ -128,7 +125,7 @@ def test_longlora_trains_in_groups_and_is_measured_and_written_whole(bench: Benc
     before, rows = stock(run.extended), run.first_rows
     group = run.found.plan.group
     assert group == TARGET // 4
-    grouped, whole = [], []
+    grouped = []
     with torch.no_grad():
         for row in rows:
             documents = torch.tensor(row.documents)
