@@ -89,13 +89,14 @@ def speed(options: argparse.Namespace, folder: Path, ids: Any, work: Path) -> bo
     document = ids[: options.length][None]
     _, pose_rows = write_rows(work, np.repeat(document, options.repeats + 1, axis=0), options.window)
     once, _ = write_rows(work, document, options.window, "once")
+    sliced: dict[str, Any] = {"slice_rows": options.slice_rows}
     variants = {
         FULL: Job(TRAINER, once, checkpoint="yes"),
-        FULL_OURS: Job(OURS, once, checkpoint="attention", tile=options.tile),
-        f"{OURS}, PoSE, all kept": Job(OURS, pose_rows),
-        f"{OURS}, PoSE, checkpointed": Job(OURS, pose_rows, checkpoint="yes"),
-        f"{OURS}, PoSE, checkpointed, attention kept": Job(OURS, pose_rows, checkpoint="attention"),
-        f"{OURS}, PoSE, as above, tiled": Job(OURS, pose_rows, checkpoint="attention", tile=options.tile),
+        FULL_OURS: Job(OURS, once, checkpoint="attention", tile=options.tile, **sliced),
+        f"{OURS}, PoSE, all kept": Job(OURS, pose_rows, **sliced),
+        f"{OURS}, PoSE, checkpointed": Job(OURS, pose_rows, checkpoint="yes", **sliced),
+        f"{OURS}, PoSE, checkpointed, attention kept": Job(OURS, pose_rows, checkpoint="attention", **sliced),
+        f"{OURS}, PoSE, as above, tiled": Job(OURS, pose_rows, checkpoint="attention", tile=options.tile, **sliced),
     }
     found: dict[str, Report] = {}
     for name, job in variants.items():
@@ -106,8 +107,8 @@ def speed(options: argparse.Namespace, folder: Path, ids: Any, work: Path) -> bo
     for name, one in found.items():
         if "PoSE" in name:
             agree(f"{name}, and the stock model", one.losses[0], stock)
-    print(f"\nSmolLM2-135M, float32, rank 32 on attention, one row a step: {options.window} tokens at positions up to")
-    print(f"{options.length}, against {options.length} tokens; full-length figures are of one step\n")
+    print(f"\nSmolLM2-135M, float32, rank 32 on attention, rows of {options.window} tokens at positions up to")
+    print(f"{options.length} against rows of {options.length} tokens, one a step; full length: a single step\n")
     print("| | seconds | processor seconds | MB loaded | peak MB | times as fast | of the memory |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     base, met = found[FULL], False
@@ -162,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=3, help="PoSE steps after one that warms up")
+    parser.add_argument("--slice-rows", type=int, help="rows of a slice of ctxforge's loss")
     parser.add_argument("--tile", type=int, default=576, help="tokens of a tile of ctxforge's tiled MLPs")
     parser.add_argument("--quality", action="store_true", help="compare held-out NLL instead of speed")
     parser.add_argument("--steps", type=int, default=8, help="of the quality run, one document each")
