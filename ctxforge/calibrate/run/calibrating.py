@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from contextlib import ExitStack
-from dataclasses import asdict
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ctxforge.calibrate.adapters import weights_digest
+from ctxforge.calibrate.adapters import read_adapter, weights_digest
 from ctxforge.calibrate.data import plan_batch
-from ctxforge.calibrate.held_out import HeldOut, HeldOutResult, HeldOutSettings, Reference, held_out, measure, reference
+from ctxforge.calibrate.held_out import HeldOut, HeldOutResult, HeldOutSettings, Reference, held_out, measure
 from ctxforge.calibrate.objectives.loss_model import LossModel
 from ctxforge.calibrate.parallel import Processes, start
 from ctxforge.calibrate.run import model as models
@@ -23,9 +22,10 @@ from ctxforge.calibrate.run.fitting import fit, tokens_at_once
 from ctxforge.calibrate.run.log import RunLog
 from ctxforge.calibrate.run.loop import Loop, Progress, train
 from ctxforge.calibrate.run.optimiser import make_optimiser
+from ctxforge.calibrate.run.reference import known_reference, measure_reference
 from ctxforge.calibrate.run.request import Calibrated, Request, Trained
 from ctxforge.calibrate.run.sources import RunData, mix, open_data
-from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read_state, require_same
+from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read_state, recover, require_same
 from ctxforge.calibrate.run.step import Training
 from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
 from ctxforge.checkpoint.staging import locked, writing
@@ -33,7 +33,7 @@ from ctxforge.errors import CheckpointError
 from ctxforge.verification.load import load_tokenizer, memory_errors, release
 from ctxforge.verification.settings import VerifySettings
 
-LOG, REFERENCE = "log.jsonl", "reference.json"
+LOG = "log.jsonl"
 _MOST_UNSAVED = 50
 
 
@@ -55,6 +55,8 @@ def calibrate(request: Request, progress: Progress) -> Calibrated | None:
         if processes.is_main:
             with writing(request.work.parent):
                 request.work.mkdir(parents=True, exist_ok=True)
+            # A run that was refused leaves no empty folder behind.
+            held.callback(_remove_if_empty, request.work)
             held.enter_context(locked(request.work))
         processes.wait()
         trained = _train(request, processes, told)
@@ -75,18 +77,20 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         progress=progress,
     )
     mixture, windows = mix(plan, data), _windows(request, data)
-    digest = str(processes.everywhere(weights_digest(request.checkpoint) if processes.is_main else None))
-    identity = _identity(request, data, digest)
+    digest, identity = processes.everywhere(_identity(request, data) if processes.is_main else None)
     state = _earlier(request, processes, identity)
-    compared = _reference(request, processes, windows, progress)
+    against = identity["base checkpoint" if request.source is None else "source"]
+    compared = known_reference(request.work, windows, against)
+    if compared is None and request.source is not None:
+        progress("measuring the source", 0, 1)
+        compared = _source_reference(request, processes, windows, against)
     with ExitStack() as held:
         held.enter_context(memory_errors(plan.longest, _settings(request), device=str(processes.device)))
         model = models.load(request.checkpoint, request.load, processes.device)
         loss_model, trained = models.make_trainable(model, request.checkpoint, plan, digest)
         if compared is None:
-            compared = _measure_reference(
-                request, processes, windows, loss_model, "the checkpoint before the first step"
-            )
+            name = "the checkpoint before the first step"
+            compared = measure_reference(request.work, processes, windows, against, loss_model, name)
         shards = processes.data_world if request.parallel.shard else 1
         options, estimate = fit(model, plan, processes.device, shards=shards, context=request.parallel.context)
         hooks = models.hooks(model, plan, models.tables_of(request.record), held)
@@ -128,6 +132,12 @@ def _finish(request: Request, processes: Processes, trained: Trained, progress: 
         raise CheckpointError(
             "no measurement of the run gave finite losses, so there is nothing to keep",
             "lower optimiser.learning_rate, and start with --fresh",
+        )
+    kept = read_adapter(request.work / BEST).notes.get("step")
+    if kept != chooser.best_step:
+        raise CheckpointError(
+            f"{request.work / BEST} holds step {kept}, and step {chooser.best_step} was the best",
+            "start anew with --fresh",
         )
     calibration = {
         "recipe": request.plan.recipe.name,
@@ -181,61 +191,43 @@ def _windows(request: Request, data: RunData) -> HeldOut:
     )
 
 
-def _identity(request: Request, data: RunData, digest: str) -> dict[str, str]:
-    """What a run must have in common with its state, by the names that a message uses."""
-    base = hashlib.sha256(f"{digest}\n{request.checkpoint.config_text}".encode()).hexdigest()
-    return {"recipe": request.plan.digest, "data": data.digest, "base checkpoint": base}
+def _identity(request: Request, data: RunData) -> tuple[str, dict[str, str]]:
+    """The digest of the base's weights, and what a run has in common with its state, by the names of messages."""
+    digest = weights_digest(request.checkpoint)
+    recipe = replace(request.plan, seed=0).digest
+    identity = {"recipe": recipe, "seed": str(request.plan.seed), "data": data.digest}
+    identity["base checkpoint"] = _digest(request.checkpoint, digest)
+    # Scores are held against it: those of one run need the same one.
+    identity["source"] = "none" if request.source is None else _digest(request.source, weights_digest(request.source))
+    return digest, identity
+
+
+def _digest(checkpoint: Checkpoint, weights: str) -> str:
+    return hashlib.sha256(f"{weights}\n{checkpoint.config_text}".encode()).hexdigest()
 
 
 def _earlier(request: Request, processes: Processes, identity: dict[str, str]) -> RunState | None:
     """The state to go on from."""
-    if processes.is_main and request.fresh:
-        for name in (STATE, BEST):
-            shutil.rmtree(request.work / name, ignore_errors=True)
-    processes.wait()
+
+    def tidy() -> None:
+        recover(request.work)
+        if request.fresh:
+            for name in (STATE, BEST):
+                shutil.rmtree(request.work / name, ignore_errors=True)
+
+    processes.on_main(tidy)
     state = read_state(request.work)
     if state is not None:
         require_same(state, identity, request.work)
     return state
 
 
-def _reference(request: Request, processes: Processes, windows: HeldOut, progress: Progress) -> Reference | None:
-    """The source's losses: from disk, or measured; None where the source is not at hand."""
-    path = request.work / REFERENCE
-    try:
-        found = Reference.from_document(json.loads(path.read_text(encoding="utf-8")))
-        if found.fits(windows) and (found.relative_to == "source") == (request.source is not None):
-            return found
-    except (OSError, ValueError, CheckpointError):
-        pass
-    if request.source is None:
-        return None
-    progress("measuring the source", 0, 1)
+def _source_reference(request: Request, processes: Processes, windows: HeldOut, against: str) -> Reference:
+    assert request.source is not None
     with memory_errors(windows.settings.trained_length, _settings(request), device=str(processes.device)):
         model = models.load(request.source, request.load, processes.device)
-        return _measure_reference(request, processes, windows, model, request.source_name or "the source")
-
-
-def _measure_reference(request: Request, processes: Processes, windows: HeldOut, model: Any, name: str) -> Reference:
-    def add(values: list[float]) -> list[float]:
-        return [processes.total(value) for value in values]
-
-    found = reference(
-        model,
-        windows,
-        source=name,
-        relative_to="start" if isinstance(model, LossModel) else "source",
-        rank=processes.data_rank,
-        world=processes.data_world,
-        add=add if processes.world > 1 else list,
-    )
-    if processes.is_main:
-        with writing(request.work):
-            aside = request.work / f".{REFERENCE}.part"
-            aside.write_text(json.dumps(found.document()), encoding="utf-8")
-            aside.replace(request.work / REFERENCE)
-    processes.wait()
-    return found
+        name = request.source_name or "the source"
+        return measure_reference(request.work, processes, windows, against, model, name)
 
 
 def _settings(request: Request) -> VerifySettings:
@@ -256,6 +248,11 @@ def _config(request: Request) -> Any:
 def _root(checkpoint: Checkpoint) -> Path:
     assert checkpoint.root is not None
     return Path(checkpoint.root)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _silent(_words: str, _done: int, _total: int) -> None:

@@ -24,7 +24,7 @@ class RunLog:
         self._accelerator = accelerator
 
     def rewind(self, step: int) -> None:
-        """Drop the events after `step`, which a resumed run writes anew, and a last line that was cut in half.
+        """Drop what a resumed run writes anew: the events after `step`, an end, and a last line that was cut in half.
 
         Args:
             step: steps that the state holds.
@@ -37,7 +37,7 @@ class RunLog:
                 event = json.loads(line)
             except ValueError:
                 continue
-            if int(event.get("step", 0)) <= step:
+            if int(event.get("step", 0)) <= step and event.get("event") != "end":
                 kept.append(line)
         with writing(self.path.parent):
             aside = self.path.with_suffix(".part")

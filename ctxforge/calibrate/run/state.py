@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctxforge.calibrate.parallel import Prepared, Processes
-from ctxforge.checkpoint.staging import commit, staged, sync_tree, write_new, writing
+from ctxforge.checkpoint.staging import commit, locked, staged, sync_tree, write_new, writing
 from ctxforge.errors import CheckpointError, ResourceError, UsageError
 
 STATE, BEST = "state", "best"
@@ -58,14 +58,36 @@ def save_state(folder: Path, processes: Processes, prepared: Prepared, state: Ru
         CheckpointError: a trained number is not finite; the state before stays.
     """
     optimiser = processes.optimiser_state(prepared)
-    with _staged(folder / STATE, processes.is_main) as staging:
+    out = staging = folder / STATE
+    with contextlib.ExitStack() as held:
+
+        def begin() -> None:
+            nonlocal staging
+            held.enter_context(locked(out))
+            staging = held.enter_context(staged(out))
+
+        def end() -> None:
+            with writing(folder):
+                _write_optimiser(staging / _OPTIMISER, optimiser)
+                write_new(staging / _RUN, (json.dumps(state.document(), indent=1, allow_nan=False) + "\n").encode())
+                sync_tree(staging)
+                commit(staging, out)
+
+        # Whatever fails, fails in all processes: none may wait for one that gave up.
+        processes.on_main(begin)
         processes.save(staging / _ADAPTER, prepared, {"step": state.step})
-        if processes.is_main:
-            _write_optimiser(staging / _OPTIMISER, optimiser)
-            write_new(staging / _RUN, (json.dumps(state.document(), indent=1, allow_nan=False) + "\n").encode())
-            sync_tree(staging)
-            commit(staging, folder / STATE)
-    processes.wait()
+        processes.on_main(end)
+
+
+def recover(folder: Path) -> None:
+    """Clear away what a killed run left half-written beside its states, and undo a swap that was cut in half.
+
+    Raises:
+        ResourceError: another run writes there, or no permission.
+    """
+    for name in (STATE, BEST):
+        with locked(folder / name):
+            pass
 
 
 def read_state(folder: Path) -> RunState | None:
@@ -130,16 +152,6 @@ def save_best(folder: Path, processes: Processes, prepared: Prepared, notes: Map
     """
     processes.save(folder / BEST, prepared, notes)
     processes.wait()
-
-
-@contextlib.contextmanager
-def _staged(out: Path, here: bool) -> Iterator[Path]:
-    """A staging folder for the process that writes; a name that nothing is written to for the others."""
-    if not here:
-        yield out
-        return
-    with writing(out.parent), staged(out) as staging:
-        yield staging
 
 
 def _write_optimiser(path: Path, state: Mapping[str, Any]) -> None:
