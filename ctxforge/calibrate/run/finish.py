@@ -56,7 +56,6 @@ def finish(
 
 
 def _short(merged: MergeRecord) -> dict[str, Any]:
-    """The merge without a line for each tensor."""
-    document = merged.document()
-    document["tensors"] = len(merged.tensors)
-    return document
+    """The merge without a line for each tensor, and without the base's folder, which is of this machine."""
+    document = {key: value for key, value in merged.document().items() if key != "adapter_source"}
+    return {**document, "tensors": len(merged.tensors)}

@@ -118,7 +118,7 @@ def _result(
         bad = next((number for number, one in enumerate(each) if not math.isfinite(one)), None)
         raise NotFiniteError(
             f"step {planned.step + 1}: {_what(bad, norm)}; {_documents(planned)}",
-            "lower optimiser.learning_rate or leave these documents out, with --fresh; the state before the step is kept",
+            "lower optimiser.learning_rate or leave these out, and add --fresh; till then the state before is kept",
         )
     tokens = processes.total(sum(batch.tokens for batch in batches))
     return StepResult(total / max(counted, 1.0), round(tokens), round(counted), norm)
