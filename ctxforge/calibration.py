@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxforge import origins, pipeline, provenance
 from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
-from ctxforge.checkpoint.staging import writing
+from ctxforge.checkpoint.staging import locked, writing
 from ctxforge.errors import CtxforgeError, UnsupportedError, UsageError
 from ctxforge.origins import local, recorded_source
 from ctxforge.recipe import ConversionRecipe, MethodChoice, OutputOptions
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 WORK_SUFFIX = ".calibration"
 CONVERTED = "converted"
+_WHOLE = "extension"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,14 +188,23 @@ def extend_and_calibrate(
     with writing(work.parent):
         work.mkdir(parents=True, exist_ok=True)
     told = progress or (lambda _what, _done, _total: None)
-    converted = pipeline.extend(
-        conversion,
-        OutputOptions(out=work / CONVERTED, link=True, overwrite=True),
-        lambda done, total: told("converting", done, total),
-    )
     chosen = replace(options, work=work, overwrite=output.overwrite, link=output.link)
-    found = calibrate(work / CONVERTED, output.out, recipe, chosen, source=_name(conversion), progress=progress)
-    shutil.rmtree(work / CONVERTED, ignore_errors=True)
+    try:
+        # Held all along: a second run must not take the conversion away from under this one.
+        with locked(work / _WHOLE):
+            try:
+                converted = pipeline.extend(
+                    conversion,
+                    OutputOptions(out=work / CONVERTED, link=True, overwrite=True),
+                    lambda done, total: told("converting", done, total),
+                )
+                name = _name(conversion)
+                found = calibrate(work / CONVERTED, output.out, recipe, chosen, source=name, progress=progress)
+            finally:
+                shutil.rmtree(work / CONVERTED, ignore_errors=True)
+    finally:
+        with suppress(OSError):
+            work.rmdir()  # where it is empty: the run was refused
     return converted.conversion, found
 
 
