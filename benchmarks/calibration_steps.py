@@ -272,16 +272,11 @@ def child(text: str, folder: str) -> None:
     """Do a job, print the report as the last line."""
     import logging
 
-    import torch
-
     job, clock = Job(**json.loads(text)), Clock()
     if TRL_FOLDER in os.environ:
         sys.path.insert(0, os.environ[TRL_FOLDER])
     # What the peers say about their own options is not this benchmark's.
     logging.disable(logging.WARNING)
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads:
-        torch.set_num_threads(int(threads))
     model = (ours if job.side == OURS else peers)(job, Path(folder), clock)
     peak = resident("VmHWM")
     nll = held_out_nll(model, job.held_out) if job.held_out else None
