@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ctxforge.calibrate.memory.checkpointing import Checkpointing
+from ctxforge.calibrate.memory.grouped import GroupedProducts
 from ctxforge.calibrate.memory.layers import decoder_layers
 from ctxforge.calibrate.memory.meter import MemoryMeter
 from ctxforge.calibrate.memory.tiled_mlp import TiledMLPs
@@ -197,7 +198,7 @@ def rehearse(
                 marks.append(meter.restart())
 
         stack.callback(inner.get_decoder().register_forward_hook(end_of_decoder).remove)
-        with meter:
+        with GroupedProducts(), meter:
             loss = loss_model(ids, ids, 1.0, position_ids=where, **more).loss
             marks.append(meter.restart())
             loss.backward()
