@@ -92,7 +92,14 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
             name = "the checkpoint before the first step"
             compared = measure_reference(request.work, processes, windows, against, loss_model, name)
         shards = processes.data_world if request.parallel.shard else 1
-        options, estimate = fit(model, plan, processes.device, shards=shards, context=request.parallel.context)
+        options, estimate = fit(
+            model,
+            plan,
+            processes.device,
+            shards=shards,
+            context=request.parallel.context,
+            slice_rows=loss_model.slice_rows,
+        )
         hooks = models.hooks(model, plan, models.tables_of(request.record), held)
         loss_model.train()
         models.try_out(model, plan, mixture.caches, plan_batch(mixture, plan.seed, 0))

@@ -36,7 +36,13 @@ def memory_of(device: torch.device) -> int | None:
 
 
 def fit(
-    model: Any, plan: CalibrationPlan, device: torch.device, *, shards: int = 1, context: int = 1
+    model: Any,
+    plan: CalibrationPlan,
+    device: torch.device,
+    *,
+    shards: int = 1,
+    context: int = 1,
+    slice_rows: int | None = None,
 ) -> tuple[StepOptions, MemoryEstimate]:
     """The cheapest way to run the plan's steps that fits the device, and what it is estimated to take.
 
@@ -49,6 +55,7 @@ def fit(
         device: where it runs.
         shards: processes that share parameters.
         context: processes that share a sequence.
+        slice_rows: rows of a slice of the loss.
 
     Raises:
         ResourceError: nothing fits; it says what would.
@@ -63,6 +70,7 @@ def fit(
         checkpoint=recipe.checkpointing == "on",
         tile_tokens=tile if recipe.tiled_mlp == "on" else None,
         offload=recipe.offload == "on" and gpu,
+        slice_rows=slice_rows,
         optimiser=plan.recipe.optimiser.kind,
         shards=shards,
         gpu=gpu,

@@ -17,17 +17,20 @@ from ctxforge.calibrate.memory.checkpointing import Checkpointing
 from ctxforge.calibrate.memory.estimate import StepOptions
 from ctxforge.calibrate.memory.offload import Offload
 from ctxforge.calibrate.memory.tiled_mlp import TiledMLPs
+from ctxforge.calibrate.objectives.cross_entropy import rows_per_slice
 from ctxforge.calibrate.objectives.loss_model import LossModel
 from ctxforge.calibrate.placement import Layout, check_isolation, two_rotations
 from ctxforge.calibrate.recipes import CalibrationPlan
 from ctxforge.calibrate.run.rows import lay_out
 from ctxforge.calibrate.run.schedule import scale_base
 from ctxforge.checkpoint import Checkpoint
-from ctxforge.errors import UnsupportedError, UsageError
+from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
 from ctxforge.verification.load import load_model
 from ctxforge.verification.settings import VerifySettings
 
 _TRIED = 1024
+_SLICE_ON_CPU = 1 << 26
+_PROBED = 16
 _SYSTEM = "ctxforge_system"
 
 
@@ -75,6 +78,7 @@ def make_trainable(model: Any, checkpoint: Checkpoint, plan: CalibrationPlan, di
     """Attach what is trained, and put model and loss together.
 
     Raises:
+        CheckpointError: the model's numbers are not finite.
         CtxforgeError: see `attach` and `LossModel.check`.
     """
     recipe = plan.recipe.adapter
@@ -87,9 +91,35 @@ def make_trainable(model: Any, checkpoint: Checkpoint, plan: CalibrationPlan, di
             raise
         narrower = replace(recipe, low_rank=tuple(role for role in recipe.low_rank if role != "mlp"))
         trained = attach(model, checkpoint, narrower, seed=plan.seed, digest=digest)
-    loss_model = LossModel(model)
-    loss_model.check()
+    loss_model = LossModel(model, slice_rows(model))
+    _check(loss_model)
     return loss_model, trained
+
+
+def slice_rows(model: Any) -> int | None:
+    """Rows of a slice of the loss: fewer on a CPU, where large pieces stay with the process; None for the usual number.
+
+    With a head that is trained each slice adds to the gradient of the whole head, so there are few.
+    """
+    head = model.get_output_embeddings()
+    if head is None or model.device.type != "cpu" or any(p.requires_grad for p in head.parameters()):
+        return None
+    return rows_per_slice(int(head.weight.shape[0]), _SLICE_ON_CPU)
+
+
+def _check(loss_model: LossModel) -> None:
+    """`LossModel.check`, which a broken model fails as well as one of another kind."""
+    try:
+        loss_model.check()
+    except UnsupportedError:
+        ids = torch.arange(_PROBED, device=loss_model.model.device)[None]
+        with torch.no_grad():
+            logits = loss_model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        if torch.isfinite(logits).all():
+            raise
+        raise CheckpointError(
+            "the model that is to be calibrated gives numbers that are not finite", "check its weights, or make it anew"
+        ) from None
 
 
 def try_out(model: Any, plan: CalibrationPlan, caches: Sequence[TokenCache], batch: BatchPlan) -> None:
