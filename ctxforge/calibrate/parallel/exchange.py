@@ -7,6 +7,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+# Newer torch names, and the ones that it warns about.
+_ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class _Gathered(torch.autograd.Function):
     """[...] of each process to [n, ...]; the gradient is summed over processes, and each gets its own part's."""
@@ -17,14 +21,14 @@ class _Gathered(torch.autograd.Function):
         count = dist.get_world_size(group)
         # One after the other in the first dimension: gloo knows no other form.
         found = part.new_empty((count * part.shape[0], *part.shape[1:]))
-        dist.all_gather_into_tensor(found, part.contiguous(), group=group)
+        _ALL_GATHER(found, part.contiguous(), group=group)
         return found.view(count, *part.shape)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
         (gradient,) = upstream
         found = gradient.new_empty(gradient.shape[1:])
-        dist.reduce_scatter_tensor(found, gradient.contiguous().flatten(0, 1), group=ctx.group)
+        _REDUCE_SCATTER(found, gradient.contiguous().flatten(0, 1), group=ctx.group)
         return found, None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,10 @@ class Processes:
         if self.sharded:
             trained = shard(loss_model, trained, init_device_mesh(self.device.type, (self.world,)), self.device)
         else:
-            model = self.accelerator.prepare_model(loss_model)
+            with warnings.catch_warnings():
+                # The newer name of this argument synchronises buffers once, and is unknown to older torch.
+                warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+                model = self.accelerator.prepare_model(loss_model)
         optimiser = make_optimiser(trained.groups())
         if self.sharded and type(optimiser).__module__.startswith("bitsandbytes"):
             raise UnsupportedError(
