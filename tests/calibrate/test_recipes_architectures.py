@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ctxforge.calibrate.memory.grouped import GroupedProducts
 from ctxforge.errors import CtxforgeError
 from tests.calibrate.recipe_models import (
     TARGET,
@@ -52,6 +53,23 @@ def test_quick_on(kind: str, bench: Bench) -> None:
     roles = {tensor.role for tensor in run.found.merged.tensors}
     # Experts' weights are stacked in memory: attention and norms alone are trained there.
     assert roles == ({"attention", "norm"} if kind == "mixtral" else {"attention", "mlp", "norm"})
+
+
+def test_grouped_products_without_values_have_the_sizes_of_those_with() -> None:
+    """Forward, and both gradients: states by stacked weights, and states by states over the groups' ends."""
+    found = []
+    for device in ("cpu", "meta"):
+        states = torch.randn(24, 32).to(device).requires_grad_(True)
+        weights = torch.randn(3, 32, 48).to(device).requires_grad_(True)
+        ends = torch.tensor([8, 8, 24], dtype=torch.int32).to(device)
+        with GroupedProducts():
+            product = torch.nn.functional.grouped_mm(states, weights, offs=ends)
+            product.square().sum().backward()
+        assert states.grad is not None
+        assert weights.grad is not None
+        found.append([(tuple(one.shape), one.dtype) for one in (product, states.grad, weights.grad)])
+    assert found[0] == found[1]
+    assert found[0][0] == ((24, 48), torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "mistral"])

@@ -15,6 +15,9 @@ class GroupedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     rehearsed (pytorch/pytorch:torch/_meta_registrations.py `_meta_grouped_mm_common`).
     """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The size of a grouped product; everything else as it is."""
         given = kwargs or {}
