@@ -29,7 +29,7 @@ from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read
 from ctxforge.calibrate.run.step import Training
 from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
 from ctxforge.checkpoint.staging import locked, writing
-from ctxforge.errors import CheckpointError
+from ctxforge.errors import CheckpointError, UnsupportedError
 from ctxforge.verification.load import load_tokenizer, memory_errors, release
 from ctxforge.verification.settings import VerifySettings
 
@@ -67,6 +67,11 @@ def calibrate(request: Request, progress: Progress) -> Calibrated | None:
 
 def _train(request: Request, processes: Processes, progress: Progress) -> Trained:
     plan = request.plan
+    if plan.recipe.objective.kind == "longce" and (request.parallel.shard or request.parallel.context > 1):
+        raise UnsupportedError(
+            "LongCE's short windows are more on some processes than on others, which sharded models can't wait for",
+            "leave --shard and --context out, or take objective.kind=ce",
+        )
     tokenizer = load_tokenizer(_root(request.checkpoint), _settings(request))
     data = open_data(
         request.data,
@@ -86,7 +91,9 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         compared = _source_reference(request, processes, windows, against)
     with ExitStack() as held:
         held.enter_context(memory_errors(plan.longest, _settings(request), device=str(processes.device)))
-        model = models.load(request.checkpoint, request.load, processes.device)
+        # Layers are moved to their devices one by one where no device holds them all.
+        home = torch.device("cpu") if request.parallel.shard and processes.world > 1 else processes.device
+        model = models.load(request.checkpoint, request.load, home)
         loss_model, trained = models.make_trainable(model, request.checkpoint, plan, digest)
         if compared is None:
             name = "the checkpoint before the first step"

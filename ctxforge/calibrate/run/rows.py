@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,6 +34,21 @@ def lay_out(plan: CalibrationPlan, caches: Sequence[TokenCache], row: PlannedRow
             tokens.ids, tokens.segments, learn=learn, trained_length=plan.trained_length if mixed else None
         )
     return _long_row(plan, tokens.ids, learn, stage, row.number)
+
+
+def documents_of(row: Layout) -> list[Layout]:
+    """Each document of a row as a row of its own, at the same positions with the same weights."""
+    edges = [0, *(np.flatnonzero(np.diff(row.documents)) + 1).tolist(), row.length]
+    return [
+        Layout(
+            row.ids[start:stop],
+            row.positions[start:stop],
+            np.zeros(stop - start, np.int64),
+            row.weights[start:stop],
+            row.extended[start:stop],
+        )
+        for start, stop in itertools.pairwise(edges)
+    ]
 
 
 def _long_row(

@@ -18,7 +18,7 @@ from ctxforge.calibrate.parallel import Prepared, Processes
 from ctxforge.calibrate.placement import Batch, model_inputs, next_tokens
 from ctxforge.calibrate.recipes import CalibrationPlan
 from ctxforge.calibrate.run.batches import micro_batches
-from ctxforge.calibrate.run.rows import lay_out
+from ctxforge.calibrate.run.rows import documents_of, lay_out
 from ctxforge.errors import CheckpointError
 
 
@@ -75,6 +75,9 @@ def gradients(training: Training, step: int) -> StepResult:
     _seed(plan.seed, step, processes.rank)
     planned = plan_batch(training.mixture, plan.seed, step, rank=processes.data_rank, world=processes.data_world)
     rows = [lay_out(plan, training.mixture.caches, row, planned.stage) for row in planned.rows]
+    if processes.shared:
+        # A sequence that is cut takes no masks, so each document of a packed row is a row: the same sum of losses.
+        rows = [part for row in rows for part in documents_of(row)]
     batches = micro_batches(rows, training.tokens_at_once, multiple=processes.length_multiple)
     device = processes.device
     targets = [torch.from_numpy(next_tokens(batch)[0]).to(device) for batch in batches]
