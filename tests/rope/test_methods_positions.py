@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxforge.calibrate.positions import pose_chunks, randomised_positions
+from ctxforge.calibrate.placement import pose_chunks
+from ctxforge.calibrate.placement.random_steps import randomised_positions
 from ctxforge.errors import UsageError
 
 
@@ -36,24 +37,26 @@ def test_random_positions_shrink_but_never_stretch() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    window=st.integers(1, 2048), text=st.integers(1, 16384), stretch=st.integers(0, 100000), seed=st.integers(0, 2**32)
+    window=st.integers(2, 2048), text=st.integers(2, 16384), stretch=st.integers(0, 100000), seed=st.integers(0, 2**32)
 )
 def test_pose_chunks_fit(window: int, text: int, stretch: int, seed: int) -> None:
     size = min(window, text)
     chunks = pose_chunks(window, text, size + stretch, seed)
-    positions, tokens = chunks.positions(), chunks.tokens()
+    positions = np.concatenate([np.arange(c.position_start, c.position_start + c.length) for c in chunks])
+    tokens = np.concatenate([np.arange(c.text_start, c.text_start + c.length) for c in chunks])
     assert len(positions) == len(tokens) == size
     assert positions[0] == tokens[0] == 0
     for values, end in ((positions, size + stretch), (tokens, text)):
         assert values[-1] < end
         assert (np.diff(values) > 0).all()
         assert (np.diff(values) != 1).sum() <= 1
-    assert 1 <= chunks.first <= (size + 1) // 2
+    assert 1 <= chunks[0].length <= (size + 1) // 2
 
 
 def test_pose_reaches_every_distance_about_evenly() -> None:
-    skips = [pose_chunks(64, 4096, 1024, seed).position_start - 0 for seed in range(2000)]
-    lasts = np.array([pose_chunks(64, 4096, 1024, seed).positions()[-1] for seed in range(2000)])
+    seconds = [pose_chunks(64, 4096, 1024, seed)[1] for seed in range(2000)]
+    skips = [chunk.position_start for chunk in seconds]
+    lasts = np.array([chunk.position_start + chunk.length - 1 for chunk in seconds])
     assert lasts.min() < 80
     assert lasts.max() > 1010
     assert lasts.mean() == pytest.approx(63 + 960 / 2, rel=0.05)

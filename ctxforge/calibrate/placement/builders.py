@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctxforge.calibrate.placement.layout import Chunk, Layout, from_chunks, token_array
 from ctxforge.calibrate.placement.pose import Seed
-from ctxforge.calibrate.positions import randomised_positions
+from ctxforge.calibrate.placement.random_steps import randomised_positions
 from ctxforge.errors import UsageError
 
 
@@ -139,7 +139,7 @@ def mixed_windows(documents: Sequence[ArrayLike], length: int, trained_length: i
 def randomised(tokens: ArrayLike, seed: Seed, *, length: int | None = None) -> Layout:
     """Giraffe's randomised positions: fractional, with a step of 1 on average (2308.10882).
 
-    Positions go up to the row's length, which they can reach: see `calibrate.positions.randomised_positions`.
+    Positions go up to the row's length, which they can reach: see `random_steps.randomised_positions`.
 
     Args:
         tokens: the text.

@@ -24,8 +24,7 @@ def compute(_parameters: Parameters, _request: Request) -> Rotation:
     """
     raise UnsupportedError(
         "randomised-positions is a position scheme for calibration: it changes no config",
-        "convert with a method such as yarn or pi, and draw positions for training with"
-        " ctxforge.calibrate.positions.randomised_positions",
+        "convert with a method such as yarn or pi, and calibrate: ctxforge calibrate --recipe giraffe",
     )
 
 
