@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,11 @@ def make_request(
     origin = None if named is None else local(read_checkpoint(resolve_source(named)))
     target = target_length or origins.target_length(checkpoint)
     trained = trained_length or origins.trained_length(checkpoint, origin)
+    work = (options.work or Path(out).with_name(Path(out).name + WORK_SUFFIX)).absolute()
+    _check_work(work, Path(out), checkpoint, origin)
+    parallel = options.parallel or ParallelOptions()
+    if parallel.tracker is not None:
+        parallel = replace(parallel, project_dir=work)
     if trained > target:
         raise UsageError(
             f"the trained length of {trained} exceeds the target of {target} tokens", "pass --to with a longer length"
@@ -143,9 +149,9 @@ def make_request(
         data=tuple(data),
         guard_texts=tuple(guard),
         out=Path(out).absolute(),
-        work=(options.work or Path(out).with_name(Path(out).name + WORK_SUFFIX)).absolute(),
+        work=work,
         load=LoadOptions(options.dtype, options.attention, options.trust_remote_code),
-        parallel=options.parallel or ParallelOptions(),
+        parallel=parallel,
         save_every=options.save_every,
         fresh=options.fresh,
         overwrite=options.overwrite,
@@ -173,8 +179,6 @@ def extend_and_calibrate(
     Raises:
         CtxforgeError: see `pipeline.extend` and `calibrate`.
     """
-    from dataclasses import replace
-
     from ctxforge.verification.processes import launched
 
     if launched() > 1:
@@ -185,6 +189,7 @@ def extend_and_calibrate(
     asked = local(read_checkpoint(resolve_source(conversion.source), revision=conversion.revision))
     check_output(asked, output.out, overwrite=output.overwrite)
     work = (options.work or output.out.with_name(output.out.name + WORK_SUFFIX)).absolute()
+    _check_work(work, output.out, asked)
     with writing(work.parent):
         work.mkdir(parents=True, exist_ok=True)
     told = progress or (lambda _what, _done, _total: None)
@@ -206,6 +211,15 @@ def extend_and_calibrate(
         with suppress(OSError):
             work.rmdir()  # where it is empty: the run was refused
     return converted.conversion, found
+
+
+def _check_work(work: Path, out: Path, *checkpoints: Checkpoint | None) -> None:
+    """Refuse a folder of the run where a checkpoint is, or is to be."""
+    place = Path(os.path.realpath(work))
+    roots = [Path(one.root) for one in checkpoints if one is not None and one.root is not None]
+    for taken in (out, *(root for root in roots if root.is_dir())):
+        if place.is_relative_to(os.path.realpath(taken)):
+            raise UsageError(f"the run's folder {work} is that of a checkpoint, or in it", "choose another --work")
 
 
 def _name(conversion: ConversionRecipe) -> str:
