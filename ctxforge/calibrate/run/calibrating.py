@@ -24,12 +24,13 @@ from ctxforge.calibrate.run.loop import Loop, Progress, train
 from ctxforge.calibrate.run.optimiser import make_optimiser
 from ctxforge.calibrate.run.reference import known_reference, measure_reference
 from ctxforge.calibrate.run.request import Calibrated, Request, Trained
+from ctxforge.calibrate.run.sharing import check_shares, from_main, least_memory
 from ctxforge.calibrate.run.sources import RunData, mix, open_data
 from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read_state, recover, require_same
 from ctxforge.calibrate.run.step import Training
 from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
 from ctxforge.checkpoint.staging import locked, writing
-from ctxforge.errors import CheckpointError, UnsupportedError
+from ctxforge.errors import CheckpointError
 from ctxforge.verification.load import load_tokenizer, memory_errors, release
 from ctxforge.verification.settings import VerifySettings
 
@@ -52,13 +53,16 @@ def calibrate(request: Request, progress: Progress) -> Calibrated | None:
     told: Progress = progress if processes.is_main else _silent
     with ExitStack() as held:
         held.callback(processes.close)
-        if processes.is_main:
+        check_shares(request.plan, processes)
+
+        def begin() -> None:
             with writing(request.work.parent):
                 request.work.mkdir(parents=True, exist_ok=True)
             # A run that was refused leaves no empty folder behind.
             held.callback(_remove_if_empty, request.work)
             held.enter_context(locked(request.work))
-        processes.wait()
+
+        processes.on_main(begin)
         trained = _train(request, processes, told)
         # The model of the training is gone here: merged weights are measured in its place.
         release(str(processes.device))
@@ -67,11 +71,6 @@ def calibrate(request: Request, progress: Progress) -> Calibrated | None:
 
 def _train(request: Request, processes: Processes, progress: Progress) -> Trained:
     plan = request.plan
-    if plan.recipe.objective.kind == "longce" and (request.parallel.shard or request.parallel.context > 1):
-        raise UnsupportedError(
-            "LongCE's short windows are more on some processes than on others, which sharded models can't wait for",
-            "leave --shard and --context out, or take objective.kind=ce",
-        )
     tokenizer = load_tokenizer(_root(request.checkpoint), _settings(request))
     data = open_data(
         request.data,
@@ -82,7 +81,7 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         progress=progress,
     )
     mixture, windows = mix(plan, data), _windows(request, data)
-    digest, identity = processes.everywhere(_identity(request, data) if processes.is_main else None)
+    digest, identity = from_main(processes, lambda: _identity(request, data))
     state = _earlier(request, processes, identity)
     against = identity["base checkpoint" if request.source is None else "source"]
     compared = known_reference(request.work, windows, against)
@@ -103,6 +102,7 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
             model,
             plan,
             processes.device,
+            memory=least_memory(processes),
             shards=shards,
             context=request.parallel.context,
             slice_rows=loss_model.slice_rows,

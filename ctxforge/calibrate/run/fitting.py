@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from ctxforge.calibrate.memory.tiled_mlp import default_tile
 from ctxforge.calibrate.memory.ways import ways_to_fit
 from ctxforge.calibrate.objectives.head import causal_lm
 from ctxforge.calibrate.recipes import CalibrationPlan, MemoryRecipe
+from ctxforge.verification.processes import launched
 
 _ON_GPU, _ON_CPU = 16384, 4096
 _SHARE = 0.9
@@ -30,8 +32,10 @@ def memory_of(device: torch.device) -> int | None:
     try:
         import psutil  # type: ignore[import-untyped]  # a dependency of accelerate
 
-        return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
-    except (ImportError, OSError):
+        # What is free is for all the processes that were launched here.
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or launched())
+        return int(psutil.virtual_memory().available // here + psutil.Process().memory_info().rss)
+    except (ImportError, OSError, ValueError):
         return None
 
 
@@ -40,6 +44,7 @@ def fit(
     plan: CalibrationPlan,
     device: torch.device,
     *,
+    memory: int | None,
     shards: int = 1,
     context: int = 1,
     slice_rows: int | None = None,
@@ -53,6 +58,7 @@ def fit(
         model: with what is trained in it.
         plan: of the run.
         device: where it runs.
+        memory: bytes that the run may take there, the same on all processes; None where that can't be known.
         shards: processes that share parameters.
         context: processes that share a sequence.
         slice_rows: rows of a slice of the loss.
@@ -82,7 +88,7 @@ def fit(
         steps.append(replace(steps[-1], tile_tokens=tile))
     if recipe.offload == "auto" and gpu:
         steps.append(replace(steps[-1], offload=True))
-    estimator, memory = Estimator(model), memory_of(device)
+    estimator = Estimator(model)
     if memory is None:
         return steps[0], estimator.estimate(length, steps[0])
     room = int(_SHARE * memory)
