@@ -19,6 +19,7 @@ from ctxforge.calibrate.objectives.cross_entropy import (
     sliced_cross_entropy_of,
 )
 from ctxforge.calibrate.objectives.head import AffineForm, affine_form, causal_lm, refuse_sharded
+from ctxforge.calibrate.objectives.restoration import Restored, distance
 from ctxforge.errors import UnsupportedError
 from ctxforge.verification.head import SlicedHead
 
@@ -54,6 +55,7 @@ class LossModel(torch.nn.Module):
         denominator: float,
         *,
         weights: torch.Tensor | Weigher | None = None,
+        restored: Restored | None = None,
         **inputs: Any,
     ) -> TokenLosses:
         """Loss of a batch.
@@ -64,12 +66,15 @@ class LossModel(torch.nn.Module):
                 cut over processes keeps the target at its cut; `IGNORE` for none.
             denominator: see `counts.denominator`.
             weights: of the targets, [B, L], or a function of (index into the flattened batch, losses).
+            restored: hidden states to be held to beside the loss.
             inputs: for the decoder: `position_ids`, `attention_mask`, ...
 
         Raises:
             UsageError: as `sliced_cross_entropy`.
-            UnsupportedError: a head that was sharded by itself.
+            UnsupportedError: a head that was sharded by itself, or no hidden states to be held.
         """
+        if restored is not None:
+            inputs = {**inputs, "output_hidden_states": True}
         inner = causal_lm(self.model)
         output = inner.get_decoder()(input_ids=input_ids, **{"use_cache": False, "return_dict": True, **inputs})
         hidden = output.last_hidden_state
@@ -78,7 +83,7 @@ class LossModel(torch.nn.Module):
             self._learn_head(inner, type(output), hidden)
         layer = inner.get_output_embeddings()
         if self._affine is not None:
-            return sliced_cross_entropy(
+            found = sliced_cross_entropy(
                 hidden,
                 layer.weight,
                 targets,
@@ -88,17 +93,22 @@ class LossModel(torch.nn.Module):
                 weights=weights,
                 slice_rows=self.slice_rows,
             )
-        head, output_class = SlicedHead(inner), type(output)
-        return sliced_cross_entropy_of(
-            hidden,
-            lambda rows: head.logits(rows, output_class),
-            [inner.get_parameter(name) for name in self._head_names],
-            targets,
-            denominator,
-            vocabulary=_vocabulary(inner),
-            weights=weights,
-            slice_rows=self.slice_rows,
-        )
+        else:
+            head, output_class = SlicedHead(inner), type(output)
+            found = sliced_cross_entropy_of(
+                hidden,
+                lambda rows: head.logits(rows, output_class),
+                [inner.get_parameter(name) for name in self._head_names],
+                targets,
+                denominator,
+                vocabulary=_vocabulary(inner),
+                weights=weights,
+                slice_rows=self.slice_rows,
+            )
+        if restored is None:
+            return found
+        apart = restored.weight * distance(output.hidden_states and output.hidden_states[1:], restored) / denominator
+        return found._replace(loss=found.loss + apart)
 
     def check(self) -> None:
         """Hold this module's losses to those of the model's own logits on a few tokens.

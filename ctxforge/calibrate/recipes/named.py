@@ -16,10 +16,11 @@ RECIPES: Mapping[str, CalibrationRecipe] = {
     for recipe in (
         CalibrationRecipe(
             name="quick",
-            about="PoSE rows at the cost of the trained length, LoRA and norms: minutes",
+            about="PoSE rows at the cost of the trained length, LoRA and norms, states held to the source's: minutes",
             steps=200,
-            rows=RowRecipe(placement="pose", chunks=2, short_share=0.3),
+            rows=RowRecipe(placement="pose", chunks=2, content="contiguous", short_share=0.3),
             adapter=_LORA,
+            objective=ObjectiveRecipe(restoration=10.0),
         ),
         CalibrationRecipe(
             name="full",

@@ -155,7 +155,8 @@ def _stages(recipe: CalibrationRecipe, length: int, trained_length: int) -> tupl
     rows = recipe.rows
     early = round(recipe.steps * rows.first_share) if trained_length < length else 0
     lengths = [(early, trained_length), (recipe.steps - early, length)]
-    reach = rows.reach if rows.placement in _WINDOWED else 1.0
+    gaps = rows.placement == "cream" or (rows.placement == "pose" and rows.content == "sampled")
+    reach = rows.reach if gaps else 1.0
     return tuple(
         StagePlan(steps=steps, length=size, text_length=int(size * reach), rows=_count(rows, size, length))
         for steps, size in lengths

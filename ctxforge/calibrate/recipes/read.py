@@ -162,6 +162,7 @@ def _sensible(recipe: CalibrationRecipe) -> CalibrationRecipe:
         "objective.context": objective.context is not None and objective.context < 1,
         "objective.refresh": objective.refresh is not None and objective.refresh < 1,
         "objective.ceiling": not 0 < objective.ceiling < math.inf,
+        "objective.restoration": not 0 <= objective.restoration < 1e6,
         "held_out.share": not 0 <= held_out.share < 1,
         "held_out.windows": held_out.windows < 1,
         "held_out.short_windows": held_out.short_windows < 1,

@@ -29,7 +29,8 @@ class RowRecipe:
             trained length up to 4096.
         count: rows of a batch over all processes; None: 8, and fewer where rows are longer than 4096.
         chunks: of a pose row.
-        reach: a pose or cream row's chunks are cut from a text of up to this many row lengths.
+        content: of a pose row: chunks from anywhere in a text, in order, or one text without gaps whose positions jump.
+        reach: sampled chunks are cut from a text of up to this many row lengths.
         short_share: of the rows, those that hold short documents end to end.
         short_length: tokens of a short row, at most; None: the trained length up to a row's own.
         first_share: of the steps, those before the length grows from the trained length to `length`.
@@ -41,6 +42,7 @@ class RowRecipe:
     length: str | int | None = None
     count: int | None = None
     chunks: int = 2
+    content: Literal["sampled", "contiguous"] = "sampled"
     reach: float = 5.0
     short_share: float = 0.3
     short_length: str | int | None = None
@@ -83,12 +85,15 @@ class ObjectiveRecipe:
     Attributes:
         kind: ce: the mean loss of the tokens that count. longce: each weighed by what far context is worth to it
             (2410.23771).
+        restoration: weight beside it of the distance between hidden states and the source's own, within the trained
+            length (2502.07365); left out where the source is not at hand. It takes the source's weights in memory too.
         train_on: of chats: answers, everything, or answers and long prompts (2309.16039, section 4.2). Plain text
             counts whole.
         context, refresh, ceiling: of longce; None: half the trained length up to 4096, and a quarter of that.
     """
 
     kind: Literal["ce", "longce"] = "ce"
+    restoration: float = 0.0
     train_on: Literal["answers", "all", "long-prompts"] = "answers"
     context: int | None = None
     refresh: int | None = None

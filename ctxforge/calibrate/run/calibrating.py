@@ -15,6 +15,7 @@ from ctxforge.calibrate.adapters import read_adapter, weights_digest
 from ctxforge.calibrate.data import plan_batch
 from ctxforge.calibrate.held_out import HeldOut, HeldOutResult, HeldOutSettings, Reference, held_out, measure
 from ctxforge.calibrate.objectives.loss_model import LossModel
+from ctxforge.calibrate.objectives.restoration import Teacher
 from ctxforge.calibrate.parallel import Processes, start
 from ctxforge.calibrate.run import model as models
 from ctxforge.calibrate.run.finish import finish
@@ -30,7 +31,7 @@ from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read
 from ctxforge.calibrate.run.step import Training
 from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
 from ctxforge.checkpoint.staging import locked, writing
-from ctxforge.errors import CheckpointError
+from ctxforge.errors import CheckpointError, UnsupportedError
 from ctxforge.verification.load import load_tokenizer, memory_errors, release
 from ctxforge.verification.settings import VerifySettings
 
@@ -90,6 +91,7 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         compared = _source_reference(request, processes, windows, against)
     with ExitStack() as held:
         held.enter_context(memory_errors(plan.longest, _settings(request), device=str(processes.device)))
+        teacher = _teacher(request, processes)
         # Layers are moved to their devices one by one where no device holds them all.
         home = torch.device("cpu") if request.parallel.shard and processes.world > 1 else processes.device
         model = models.load(request.checkpoint, request.load, home)
@@ -98,11 +100,12 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
             name = "the checkpoint before the first step"
             compared = measure_reference(request.work, processes, windows, against, loss_model, name)
         shards = processes.data_world if request.parallel.shard else 1
+        memory = least_memory(processes)
         options, estimate = fit(
             model,
             plan,
             processes.device,
-            memory=least_memory(processes),
+            memory=memory if memory is None or teacher is None else memory - teacher.bytes,
             shards=shards,
             context=request.parallel.context,
             slice_rows=loss_model.slice_rows,
@@ -131,6 +134,7 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
             tokens_at_once(plan.recipe.memory, processes.device),
             hooks.choose_rotation,
             hooks.set_scale_base,
+            teacher,
         )
         save_every = request.save_every or max(1, min(_MOST_UNSAVED, plan.recipe.steps // 10))
         found = train(
@@ -138,6 +142,18 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         )
         log.write("end", found.step, {"ended": found.ended, "best_step": found.chooser.best_step})
         return Trained(found, data, windows, compared, options, estimate, trained.count, identity)
+
+
+def _teacher(request: Request, processes: Processes) -> Teacher | None:
+    """The source, for restoration; None where the recipe has none, or the source is not at hand."""
+    if not request.plan.recipe.objective.restoration or request.source is None:
+        return None
+    if processes.shared is not None:
+        raise UnsupportedError(
+            "restoration holds whole texts to the source's states, and processes that share a sequence have parts",
+            "add --set objective.restoration=0, or leave --context out",
+        )
+    return Teacher(models.load(request.source, request.load, processes.device))
 
 
 def _finish(request: Request, processes: Processes, trained: Trained, progress: Progress) -> Calibrated:

@@ -57,7 +57,7 @@ def _long_row(
     rows, length = plan.recipe.rows, plan.stages[stage].length
     seed = (plan.seed, stage, number)
     if rows.placement == "pose" and plan.target_length > length:
-        return pose(ids, length, plan.target_length, seed, chunks=rows.chunks, learn=learn)
+        return pose(ids, length, plan.target_length, seed, chunks=rows.chunks, content=rows.content, learn=learn)
     if rows.placement == "cream" and plan.target_length > length:
         return cream(ids, length, plan.target_length, seed, learn=learn)
     learn = learn[:length].copy()

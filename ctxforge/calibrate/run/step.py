@@ -14,10 +14,12 @@ import torch
 from ctxforge.calibrate.data import BatchPlan, Mixture, plan_batch
 from ctxforge.calibrate.objectives.cross_entropy import IGNORE, Weigher
 from ctxforge.calibrate.objectives.long_ce import LongCESettings, LongCEWeigher, losses_of, short_losses
+from ctxforge.calibrate.objectives.restoration import Teacher
 from ctxforge.calibrate.parallel import Prepared, Processes
 from ctxforge.calibrate.placement import Batch, model_inputs, next_tokens
 from ctxforge.calibrate.recipes import CalibrationPlan
 from ctxforge.calibrate.run.batches import micro_batches
+from ctxforge.calibrate.run.restoring import restored
 from ctxforge.calibrate.run.rows import documents_of, lay_out
 from ctxforge.errors import CheckpointError
 
@@ -33,6 +35,7 @@ class Training:
         tokens_at_once: of a forward pass.
         choose_rotation: told before each pass which tokens take the target's rotation; see `two_rotations`.
         set_scale_base: told before each step how many are done.
+        teacher: the source, whose hidden states are held to; None for none.
     """
 
     plan: CalibrationPlan
@@ -42,6 +45,7 @@ class Training:
     tokens_at_once: int
     choose_rotation: Callable[[Any], None] | None = None
     set_scale_base: Callable[[int], None] | None = None
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,12 @@ def gradients(training: Training, step: int) -> StepResult:
         weights = _weigher(training, batch)
         if training.choose_rotation is not None:
             training.choose_rotation(batch.extended)
+        inputs = model_inputs(batch, prepared.inner.model)
+        if training.teacher is not None:
+            inputs["restored"] = restored(plan, training.teacher, batch)
         found = processes.step_part(
             prepared,
-            model_inputs(batch, prepared.inner.model),
+            inputs,
             target,
             denominator,
             weights,
