@@ -1,4 +1,4 @@
-"""What a calibration gains: methods at several factors, untuned, PoSE-tuned, tuned at full length, LongLoRA-tuned.
+"""What a calibration gains: methods at several factors, untuned and tuned by PoSE, full length, LongLoRA and `quick`.
 
     python benchmarks/calibration_quality.py --out quality                      # the bundled model at 4x and 8x
     python benchmarks/calibration_quality.py --out quality --factors 4 --methods pi --tunings untuned pose
@@ -30,9 +30,15 @@ from pathlib import Path
 from typing import Any
 
 METHODS = ("pi", "ntk", "yarn", "xpos-abf")
-TUNINGS = ("untuned", "pose", "full", "longlora")
-# Recipe, and what makes the number of tokens a step the same: rows of L0 are as many more as they are shorter.
-RECIPES = {"pose": "quick", "full": "full", "longlora": "longlora"}
+TUNINGS = ("untuned", "pose", "full", "longlora", "quick")
+# `quick` as it comes; `pose` is the same without restoration, and with chunks from anywhere in a text, as published.
+PUBLISHED_POSE = ("objective.restoration=0", "rows.content=sampled", "rows.reach=5")
+RECIPES = {
+    "pose": ("quick", PUBLISHED_POSE),
+    "full": ("full", ()),
+    "longlora": ("longlora", ()),
+    "quick": ("quick", ()),
+}
 REMOTE = ("xpos", "xpos-abf")
 TABLE = "calibration-quality.md"
 
@@ -80,19 +86,14 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     if case.tuning != "untuned" and not tuned.exists():
         began = time.monotonic()
         rows = options.tokens_per_step // options.trained_length
-        length = options.trained_length * (1 if case.tuning == "pose" else case.factor)
-        arguments = [
-            str(extended),
-            "--recipe",
-            RECIPES[case.tuning],
-            "--steps",
-            str(options.steps),
-            "--out",
-            str(tuned),
-        ]
+        # The same number of tokens a step: rows of L0 are as many more as they are shorter.
+        length = options.trained_length * (1 if case.tuning in ("pose", "quick") else case.factor)
+        recipe, changes = RECIPES[case.tuning]
+        arguments = [str(extended), "--recipe", recipe, "--steps", str(options.steps), "--out", str(tuned)]
+        arguments += ["--dtype", options.dtype]
         arguments += ["--set", f"rows.count={max(1, rows * options.trained_length // length)}"]
         arguments += ["--set", "held_out.patience=none", *(x for d in options.data for x in ("--data", d)), *trust]
-        arguments += [x for change in options.changes for x in ("--set", change)]
+        arguments += [x for change in (*changes, *options.changes) for x in ("--set", change)]
         document = ctxforge("calibrate", *arguments, threads=options.threads)
         found["calibration"] = document["calibration"]
         found["seconds"] = time.monotonic() - began
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--factors", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--tunings", nargs="+", default=list(TUNINGS), choices=TUNINGS)
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--set", dest="changes", nargs="*", default=[], help="Changes of every recipe.")
