@@ -101,6 +101,12 @@ def make_plan(
     if seed < 0:
         raise UsageError(f"a seed of {seed} is not usable", "give a whole number from 0")
     rows = recipe.rows
+    if recipe.objective.kind == "longce" and (rows.placement in _WINDOWED or rows.attention != "full"):
+        raise UsageError(
+            f"LongCE compares a short context with the whole one, and {rows.placement} rows with {rows.attention} attention"
+            " have no whole one",
+            "set rows.placement=full-length and rows.attention=full, or objective.kind=ce",
+        )
     length = _row_length(rows, trained_length, target_length)
     stages = _stages(recipe, length, trained_length)
     short = trained_length if rows.short_length is None else _length(rows.short_length, trained_length, target_length)
