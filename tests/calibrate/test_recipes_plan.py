@@ -71,7 +71,10 @@ def test_the_other_numbers() -> None:
     quick = plan_of()
     assert (quick.short_length, quick.group, quick.every) == (2048, None, 25)
     assert (quick.context, quick.refresh) == (1024, 256)
-    assert quick.stages[0].text_length == 5 * 2048
+    # One text without gaps needs no more of it than the row; chunks from anywhere do.
+    assert quick.stages[0].text_length == 2048
+    assert plan_of("quick", "rows.content=sampled").stages[0].text_length == 5 * 2048
+    assert plan_of("pose").stages[0].text_length == 5 * 2048
     assert plan_of("full").stages[0].text_length == 8192
     assert plan_of("longlora").group == 2048
     assert plan_of("longlora", "rows.group=64").group == 64
@@ -115,7 +118,8 @@ OTHER = (
     "optimiser.learning_rate=0.001",
     "optimiser.warmup=3",
     "optimiser.betas=0.9,0.99",
-    "objective.kind=longce",
+    "objective.restoration=3",
+    "rows.content=sampled",
     "held_out.allowed_short=0.5",
     "held_out.every=3",
     "adapter.rank=5",
@@ -132,6 +136,12 @@ def test_the_digest_is_of_what_decides_about_numbers(same: set[str], one: set[st
     again = make_plan(checked(first.document()["recipe"]), trained_length=2048, target_length=8192, width=4096)
     assert again.digest == first.digest
     assert again == first
+
+
+@pytest.mark.parametrize("recipe", ["quick", "pose", "longlora"])
+def test_longce_is_refused_on_rows_without_a_whole_context(recipe: str) -> None:
+    with pytest.raises(UsageError, match="a short context with the whole one"):
+        plan_of(recipe, "objective.kind=longce")
 
 
 def test_the_digest_is_of_seed_lengths_and_width() -> None:

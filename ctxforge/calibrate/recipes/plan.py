@@ -103,8 +103,7 @@ def make_plan(
     rows = recipe.rows
     if recipe.objective.kind == "longce" and (rows.placement in _WINDOWED or rows.attention != "full"):
         raise UsageError(
-            f"LongCE compares a short context with the whole one, and {rows.placement} rows with {rows.attention} attention"
-            " have no whole one",
+            "LongCE compares a short context with the whole one, which rows with skips or in groups don't have",
             "set rows.placement=full-length and rows.attention=full, or objective.kind=ce",
         )
     length = _row_length(rows, trained_length, target_length)
