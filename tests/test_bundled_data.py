@@ -73,9 +73,9 @@ def test_it_is_read_as_calibration_data(texts: list[str], tmp_path: Path) -> Non
     assert cache.header.longest <= calibration.LONGEST + 1
     short = cache.lengths[cache.lengths < 4096]
     assert len(long) + len(short) == len(cache)
-    assert 0.25 <= len(short) / len(cache) <= 0.35
+    assert 0.3 <= len(short) / len(cache) <= 0.4
     assert short.min() >= 600
-    assert short.max() <= 1501
+    assert short.max() <= 1600  # a last fact or string may pass the length
     assert cache.lengths[long].min() >= 4500
     for length in (2048, 4096):  # 4 and 8 times the trained window
         mixture = make_mixture([whole(cache)], [Stage(10, length, 8)], short_share=0.3)
@@ -132,7 +132,7 @@ def test_every_question_has_the_answer_that_was_given(texts: list[str]) -> None:
     assert [text for text in texts if len(begun.findall(text)) != len(NEEDLE.findall(text))] == []
     long = [text for text in texts if len(text) > 4095]
     several = [text for text in long if len(asked([text], NEEDLE)[0]) >= 4]
-    assert len(several) / len(long) > 0.55
+    assert len(several) / len(long) > 0.4
     returning = [
         sum(count > 1 and len(word) >= 18 and word.isalnum() for word, count in Counter(text.split()).items())
         for text in long
@@ -140,8 +140,21 @@ def test_every_question_has_the_answer_that_was_given(texts: list[str]) -> None:
     assert sum(count >= 3 for count in returning) >= 15
 
 
+def mostly_prose(text: str) -> bool:
+    """Whether facts and questions take less than a third of a text."""
+    return sum(len(found[0]) for found in NEEDLE.finditer(text)) < len(text) / 3
+
+
+def test_some_documents_are_nothing_but_facts_and_questions(texts: list[str]) -> None:
+    dense = [text for text in texts if not mostly_prose(text)]
+    assert 0.07 < len(dense) / len(texts) < 0.2
+    assert {len(text) > 4095 for text in dense} == {True, False}
+    strings = [text for text in texts if len(set(re.split(r"[ \n]|\. ", text))) < 20 and "number of" not in text]
+    assert 0.15 < len(strings) / len(texts) < 0.27
+
+
 def test_distances_cover_the_range(texts: list[str]) -> None:
-    distances = np.array(asked(texts, NEEDLE)[0])
+    distances = np.array(asked([text for text in texts if mostly_prose(text)], NEEDLE)[0])
     assert distances.min() < 40
     assert distances.max() > 5000
     octaves = [((distances >= low) & (distances < 2 * low)).mean() for low in (32, 64, 128, 256, 512, 1024, 2048)]
@@ -170,7 +183,7 @@ def test_the_same_seed_writes_the_same_documents() -> None:
     other = calibration.documents(halves, {"a": 2.0, "b": 1.0}, 12, seed=6)
     assert not set(once) & set(other)
     with pytest.raises(ValueError, match="used up"):
-        calibration.documents(halves, {"a": 1.0}, 20, seed=5)
+        calibration.documents(halves, {"a": 1.0}, 60, seed=5)
 
 
 @pytest.mark.skipif(not (BOOKS / "done").exists(), reason="python -m training.books has not been run")

@@ -8,6 +8,10 @@ Nothing is taken from the held-out book, and no key is a word that verification 
     lines     "{key}: {value}\\n"                      and later the same again
     strings   " {random letters}"                     and later the same again
 
+In prose these are a few bytes in a hundred. An interpolated model has lost the bare skill of looking back, and that
+comes back by practice: so some documents, short and long, are nothing but facts and questions, or strings that keep
+coming.
+
 Usage: python -m training.calibration [--cache training/runs/books] [--check]
 """
 
@@ -40,8 +44,11 @@ SHARES = {
 }  # fmt: skip
 """Of the documents, by book: as in training (`training.train.SHARES`), so that only the lengths are new."""
 
-KINDS = {"short": 0.30, "plain": 0.15, "needles": 0.41, "lines": 0.08, "strings": 0.06}
-"""Of the documents."""
+KINDS = {
+    "short": 0.15, "short-dense": 0.07, "short-copies": 0.13, "plain": 0.12, "needles": 0.25, "lines": 0.05,
+    "strings": 0.05, "dense": 0.10, "copies": 0.08,
+}  # fmt: skip
+"""Of the documents; those not called short are long."""
 
 SHORT, LONG = (620, 1500), (4520, 5800)
 """Bytes of a document, up to a word that is left out; what is planted near the end may lengthen it a little."""
@@ -105,7 +112,8 @@ class Writer:
         self.book_words = sorted(found - self.banned)
         self.kinds: dict[str, Callable[[], str]] = {
             "short": self.short, "plain": self.plain, "needles": self.needles, "lines": self.lines,
-            "strings": self.strings,
+            "strings": self.strings, "dense": lambda: self.dense(LONG), "copies": lambda: self.copies(LONG),
+            "short-dense": lambda: self.dense(SHORT), "short-copies": lambda: self.copies(SHORT),
         }  # fmt: skip
 
     def documents(self, count: int) -> list[str]:
@@ -142,6 +150,34 @@ class Writer:
         letters = rng.choice([string.ascii_lowercase, string.ascii_letters + string.digits, string.digits])
         drawn = ["".join(rng.choices(letters, k=rng.randint(12, 48))) for _ in range(rng.randint(4, 12))]
         return self.planted([Fact(f" {one[:3]}", one[3:]) for one in drawn], again=0.8)
+
+    def dense(self, sizes: tuple[int, int]) -> str:
+        """Nothing but facts and questions, of numbers or of lines: most of the bytes can be known."""
+        rng, size, text = self.rng, self.rng.randint(*sizes), ""
+        lines = rng.random() < 0.3
+        pool = self.keys(_log_uniform(rng, 3, max(4, size // 120)))
+        known: list[Fact] = []
+        while len(text) < size:
+            if len(known) < len(pool) and (not known or rng.random() < 0.4):
+                key = pool[len(known)]
+                number, value = f" {digits(rng)}", digits(rng, rng.randint(3, 6))
+                known.append(
+                    Fact(f"{key}: ", value, "\n") if lines else Fact(f" The number of {key} is", number, ".")
+                )
+                fact = known[-1]
+            else:
+                fact = rng.choice(known)
+            text += fact.after(text)
+        return text
+
+    def copies(self, sizes: tuple[int, int]) -> str:
+        """A few random strings in any order, over and over."""
+        rng, size, text = self.rng, self.rng.randint(*sizes), ""
+        letters = rng.choice([string.ascii_lowercase, string.ascii_letters + string.digits, string.digits])
+        drawn = ["".join(rng.choices(letters, k=rng.randint(6, 60))) for _ in range(rng.randint(2, 8))]
+        while len(text) < size:
+            text += rng.choice(drawn) + rng.choice([" ", "\n", ". "])
+        return text
 
     def key(self) -> str:
         """A word of the books or random letters, never one that verification asks with."""

@@ -63,12 +63,13 @@ def pick_dtype(name: str, folder: Path, device: str, length: int) -> str:
         nested = (config, *(config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), dict)))
     named = [entry.get("dtype") or entry.get("torch_dtype") for entry in nested]
     stored = str(next(filter(None, named), "float32")).removeprefix("torch.")
-    native = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bfloat16()
+    native = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_has_bfloat16()
     wanted = stored in ("bfloat16", "float16") and native
     return "bfloat16" if wanted and (device != "cpu" or length >= _BFLOAT16_FROM) else "float32"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices natively, and torch uses that."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     amx = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported is not None and supported() and amx is not None and amx())

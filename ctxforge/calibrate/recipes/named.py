@@ -21,6 +21,7 @@ RECIPES: Mapping[str, CalibrationRecipe] = {
             rows=RowRecipe(placement="pose", chunks=2, content="contiguous", short_share=0.3),
             adapter=_LORA,
             objective=ObjectiveRecipe(restoration=10.0),
+            optimiser=OptimiserRecipe(schedule="linear"),
         ),
         CalibrationRecipe(
             name="full",

@@ -25,7 +25,7 @@ from ctxforge.calibrate.run.rows import lay_out
 from ctxforge.calibrate.run.schedule import scale_base
 from ctxforge.checkpoint import Checkpoint
 from ctxforge.errors import CheckpointError, UnsupportedError, UsageError
-from ctxforge.verification.load import load_model
+from ctxforge.verification.load import cpu_has_bfloat16, load_model
 from ctxforge.verification.settings import VerifySettings
 
 _TRIED = 1024
@@ -39,7 +39,8 @@ class LoadOptions:
     """How a model is loaded.
 
     Attributes:
-        dtype: auto, float32 or bfloat16. auto: bfloat16 on a GPU where that is the checkpoint's, else float32.
+        dtype: auto, float32 or bfloat16. auto: bfloat16 where that is the checkpoint's and the device computes it
+            natively, else float32.
         attention: auto, or one of transformers' by its name.
         trust_remote_code: run the modeling code in the checkpoint.
     """
@@ -60,7 +61,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> 
     dtype = options.dtype
     if dtype == "auto":
         stored = {info.dtype for info in checkpoint.tensors.values()}
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
         dtype = "bfloat16" if native and stored == {"BF16"} else "float32"
     settings = VerifySettings(dtype=dtype, trust_remote_code=options.trust_remote_code)
     model = load_model(Path(checkpoint.root), settings, str(device))
