@@ -91,9 +91,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--context-backend", type=click.Choice(["ring", "ulysses"]), default="ring", show_default=True, help="How."
 )
-@click.option(
-    "--plan", "plan_only", is_flag=True, help="Show what would be done, and what a step takes; train nothing."
-)
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done; train nothing.")
 @click.option("--link", is_flag=True, help="Hardlink untouched files instead of copying them.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output, at the very end.")
 @click.option("--fresh", is_flag=True, help="Drop what an interrupted run left, and start anew.")
@@ -219,7 +217,7 @@ def report(ui: Output, found: Calibrated) -> None:
     ui.note(f"step {found.best_step} was kept: far context {use}; short text {best.short_regression:+.3f}")
     now = "" if written.use is None else f"far context {written.use:+.3f}; "
     ui.note(f"as written and loaded again: {now}short text {written.short_regression:+.3f}")
-    for line in found.trained.windows.notes:
+    for line in (*found.trained.notes, *found.trained.windows.notes):
         ui.note(line)
     if found.best_step == 0:
         ui.warn("no step scored better on held-out text than the checkpoint before: the weights are unchanged")

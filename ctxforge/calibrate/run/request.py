@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Trained:
         options, estimate: how a step was run, and what it was thought to take.
         parameters: numbers that were trained.
         identity: of the run.
+        notes: what was done otherwise than the recipe says, a sentence each.
     """
 
     trainings: Trainings
@@ -79,6 +80,7 @@ class Trained:
     estimate: MemoryEstimate
     parameters: int
     identity: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Calibrated:
             "tokens": trainings.tokens,
             "seconds": round(trainings.seconds, 2),
             "trained_parameters": self.trained.parameters,
+            "memory": {"estimate_bytes": self.trained.estimate.total, "step": asdict(self.trained.options)},
             "held_out": {
                 "windows": self.trained.windows.document(),
                 "reference": self.trained.reference.document(),
@@ -135,6 +138,7 @@ class Calibrated:
             },
             "merge": {**self.merged.document(), "tensors": len(self.merged.tensors)},
             "plan": self.plan.document(),
+            "notes": list(self.trained.notes),
             "data": self.trained.data.document(),
             "log": str(self.log),
         }
