@@ -19,7 +19,7 @@ from ctxforge.calibrate.objectives.cross_entropy import (
     sliced_cross_entropy_of,
 )
 from ctxforge.calibrate.objectives.head import AffineForm, affine_form, causal_lm, refuse_sharded
-from ctxforge.calibrate.objectives.restoration import Restored, distance
+from ctxforge.calibrate.objectives.restoration import Restored, after_layers, distance
 from ctxforge.errors import UnsupportedError
 from ctxforge.verification.head import SlicedHead
 
@@ -107,7 +107,7 @@ class LossModel(torch.nn.Module):
             )
         if restored is None:
             return found
-        apart = restored.weight * distance(output.hidden_states and output.hidden_states[1:], restored) / denominator
+        apart = restored.weight * distance(after_layers(output, "the model"), restored) / denominator
         return found._replace(loss=found.loss + apart)
 
     def check(self) -> None:

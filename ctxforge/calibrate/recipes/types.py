@@ -30,7 +30,7 @@ class RowRecipe:
         count: rows of a batch over all processes; None: 8, and fewer where rows are longer than 4096.
         chunks: of a pose row.
         content: of a pose row: chunks from anywhere in a text, in order, or one text without gaps whose positions jump.
-        reach: sampled chunks are cut from a text of up to this many row lengths.
+        reach: sampled chunks, and cream's, are cut from a text of up to this many row lengths.
         short_share: of the rows, those that hold short documents end to end.
         short_length: tokens of a short row, at most; None: the trained length up to a row's own.
         first_share: of the steps, those before the length grows from the trained length to `length`.

@@ -14,6 +14,7 @@ import torch
 from ctxforge.calibrate.adapters import read_adapter, weights_digest
 from ctxforge.calibrate.data import plan_batch
 from ctxforge.calibrate.held_out import HeldOut, HeldOutResult, HeldOutSettings, Reference, held_out, measure
+from ctxforge.calibrate.memory.estimate import MemoryEstimate, StepOptions, gibibytes
 from ctxforge.calibrate.objectives.loss_model import LossModel
 from ctxforge.calibrate.objectives.restoration import Teacher
 from ctxforge.calibrate.parallel import Processes, start
@@ -25,13 +26,14 @@ from ctxforge.calibrate.run.loop import Loop, Progress, train
 from ctxforge.calibrate.run.optimiser import make_optimiser
 from ctxforge.calibrate.run.reference import known_reference, measure_reference
 from ctxforge.calibrate.run.request import Calibrated, Request, Trained
+from ctxforge.calibrate.run.restoring import load_teacher, notes_of, restores
 from ctxforge.calibrate.run.sharing import check_shares, from_main, least_memory
 from ctxforge.calibrate.run.sources import RunData, mix, open_data
 from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read_state, recover, require_same
 from ctxforge.calibrate.run.step import Training
 from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
 from ctxforge.checkpoint.staging import locked, writing
-from ctxforge.errors import CheckpointError, UnsupportedError
+from ctxforge.errors import CheckpointError, ResourceError
 from ctxforge.verification.load import load_tokenizer, memory_errors, release
 from ctxforge.verification.settings import VerifySettings
 
@@ -50,6 +52,7 @@ def calibrate(request: Request, progress: Progress) -> Calibrated | None:
         CtxforgeError: bad input, no memory, no space, an interrupted run; see the parts.
     """
     check_output(request.checkpoint, request.out, overwrite=request.overwrite)
+    restores(request)  # refused where it can't be, before processes meet
     processes = start(request.parallel, model_config=_config(request))
     told: Progress = progress if processes.is_main else _silent
     with ExitStack() as held:
@@ -58,10 +61,12 @@ def calibrate(request: Request, progress: Progress) -> Calibrated | None:
 
         def begin() -> None:
             with writing(request.work.parent):
-                request.work.mkdir(parents=True, exist_ok=True)
-            # A run that was refused leaves no empty folder behind.
-            held.callback(_remove_if_empty, request.work)
+                request.work.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(request.work))
+            with writing(request.work.parent):
+                request.work.mkdir(exist_ok=True)
+            # A run that was refused leaves no empty folder behind, and takes none away from the run that holds it.
+            held.callback(_remove_if_empty, request.work)
 
         processes.on_main(begin)
         trained = _train(request, processes, told)
@@ -91,7 +96,7 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         compared = _source_reference(request, processes, windows, against)
     with ExitStack() as held:
         held.enter_context(memory_errors(plan.longest, _settings(request), device=str(processes.device)))
-        teacher = _teacher(request, processes)
+        teacher, notes = load_teacher(request, processes.device), notes_of(request)
         # Layers are moved to their devices one by one where no device holds them all.
         home = torch.device("cpu") if request.parallel.shard and processes.world > 1 else processes.device
         model = models.load(request.checkpoint, request.load, home)
@@ -99,17 +104,9 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         if compared is None:
             name = "the checkpoint before the first step"
             compared = measure_reference(request.work, processes, windows, against, loss_model, name)
-        shards = processes.data_world if request.parallel.shard else 1
-        memory = least_memory(processes)
-        options, estimate = fit(
-            model,
-            plan,
-            processes.device,
-            memory=memory if memory is None or teacher is None else memory - teacher.bytes,
-            shards=shards,
-            context=request.parallel.context,
-            slice_rows=loss_model.slice_rows,
-        )
+        if teacher is not None:
+            teacher.check(model)
+        options, estimate = _fit(request, processes, loss_model, teacher)
         hooks = models.hooks(model, plan, models.tables_of(request.record), held)
         loss_model.train()
         models.try_out(model, plan, mixture.caches, plan_batch(mixture, plan.seed, 0))
@@ -123,7 +120,8 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
         )
         log.rewind(-1 if state is None else state.step)
         if state is None:
-            log.write("start", 0, {"plan": plan.document(), "identity": identity, "options": asdict(options)})
+            about = {"plan": plan.document(), "identity": identity, "options": asdict(options)}
+            log.write("start", 0, {**about, "restoration": teacher is not None, "notes": list(notes)})
         if request.parallel.tracker is not None:
             processes.accelerator.init_trackers("ctxforge", config={"recipe": plan.recipe.name, "seed": plan.seed})
         training = Training(
@@ -141,19 +139,34 @@ def _train(request: Request, processes: Processes, progress: Progress) -> Traine
             Loop(training, windows, compared, request.work, identity, log, save_every, hooks.at_rest, progress), state
         )
         log.write("end", found.step, {"ended": found.ended, "best_step": found.chooser.best_step})
-        return Trained(found, data, windows, compared, options, estimate, trained.count, identity)
+        return Trained(found, data, windows, compared, options, estimate, trained.count, identity, notes)
 
 
-def _teacher(request: Request, processes: Processes) -> Teacher | None:
-    """The source, for restoration; None where the recipe has none, or the source is not at hand."""
-    if not request.plan.recipe.objective.restoration or request.source is None:
-        return None
-    if processes.shared is not None:
-        raise UnsupportedError(
-            "restoration holds whole texts to the source's states, and processes that share a sequence have parts",
-            "add --set objective.restoration=0, or leave --context out",
+def _fit(
+    request: Request, processes: Processes, loss_model: LossModel, teacher: Teacher | None
+) -> tuple[StepOptions, MemoryEstimate]:
+    """`fit`, beside the source where it is kept."""
+    plan, memory, beside = request.plan, least_memory(processes), 0
+    if teacher is not None:
+        tokens = max(tokens_at_once(plan.recipe.memory, processes.device), min(plan.longest, plan.trained_length))
+        beside = teacher.bytes + teacher.state_bytes(tokens)
+    try:
+        return fit(
+            loss_model.model,
+            plan,
+            processes.device,
+            memory=None if memory is None else max(0, memory - beside),
+            shards=processes.data_world if request.parallel.shard else 1,
+            context=request.parallel.context,
+            slice_rows=loss_model.slice_rows,
         )
-    return Teacher(models.load(request.source, request.load, processes.device))
+    except ResourceError as error:
+        if teacher is None:
+            raise
+        raise ResourceError(
+            f"{error.cause} beside the source's {gibibytes(beside)}",
+            f"{error.remedy}; or add --set objective.restoration=0, which needs no source",
+        ) from None
 
 
 def _finish(request: Request, processes: Processes, trained: Trained, progress: Progress) -> Calibrated:
