@@ -35,6 +35,7 @@ from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
 from ctxforge.checkpoint.staging import locked, writing
 from ctxforge.errors import CheckpointError, ResourceError
 from ctxforge.verification.load import load_tokenizer, memory_errors, release
+from ctxforge.verification.processes import launched
 from ctxforge.verification.settings import VerifySettings
 
 LOG = "log.jsonl"
@@ -52,12 +53,12 @@ def calibrate(request: Request, progress: Progress) -> Calibrated | None:
         CtxforgeError: bad input, no memory, no space, an interrupted run; see the parts.
     """
     check_output(request.checkpoint, request.out, overwrite=request.overwrite)
+    check_shares(request.plan, request.parallel, launched())
     restores(request)  # refused where it can't be, before processes meet
     processes = start(request.parallel, model_config=_config(request))
     told: Progress = progress if processes.is_main else _silent
     with ExitStack() as held:
         held.callback(processes.close)
-        check_shares(request.plan, processes)
 
         def begin() -> None:
             with writing(request.work.parent):
@@ -196,6 +197,7 @@ def _finish(request: Request, processes: Processes, trained: Trained, progress: 
             "best": chooser.best.document(),
             "scores": chooser.document()["scores"],
         },
+        "notes": list(trained.notes),
         "identity": dict(trained.identity),
         "versions": {"torch": torch.__version__},
     }

@@ -21,6 +21,7 @@ from ctxforge.calibrate.recipes import CalibrationPlan
 from ctxforge.calibrate.run.batches import micro_batches
 from ctxforge.calibrate.run.restoring import restored
 from ctxforge.calibrate.run.rows import documents_of, lay_out
+from ctxforge.calibrate.run.sharing import from_all
 from ctxforge.errors import CheckpointError
 
 
@@ -126,8 +127,13 @@ def _result(
     total = processes.total(sum(each))
     if not (math.isfinite(total) and math.isfinite(norm)):
         bad = next((number for number, one in enumerate(each) if not math.isfinite(one)), None)
+        pieces = {(piece.source, piece.document) for row in planned.rows for piece in row.pieces}
+        # The process that speaks need not be the one whose loss it is.
+        found = from_all(processes, (bad, pieces))
+        guilty = [one for one in found if one[0] is not None][:1] or found
         raise NotFiniteError(
-            f"step {planned.step + 1}: {_what(bad, norm)}; {_documents(planned)}",
+            f"step {planned.step + 1}: {_what(guilty[0][0], norm)};"
+            f" {_documents(set().union(*(theirs for _, theirs in guilty)))}",
             "lower optimiser.learning_rate or leave these out, and add --fresh; till then the state before is kept",
         )
     tokens = processes.total(sum(batch.tokens for batch in batches))
@@ -138,8 +144,8 @@ def _what(bad: int | None, norm: float) -> str:
     return f"the gradient's norm is {norm}" if bad is None else f"the loss of forward pass {bad + 1} is not a number"
 
 
-def _documents(planned: BatchPlan) -> str:
-    pieces = sorted({(piece.source, piece.document) for row in planned.rows for piece in row.pieces})
+def _documents(found: set[tuple[int, int]]) -> str:
+    pieces = sorted(found)
     shown = ", ".join(f"{document} of source {source + 1}" for source, document in pieces[:8])
     more = f" and {len(pieces) - 8} more" if len(pieces) > 8 else ""
     return f"its rows hold documents {shown}{more}"
