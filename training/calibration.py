@@ -161,9 +161,7 @@ class Writer:
             if len(known) < len(pool) and (not known or rng.random() < 0.4):
                 key = pool[len(known)]
                 number, value = f" {digits(rng)}", digits(rng, rng.randint(3, 6))
-                known.append(
-                    Fact(f"{key}: ", value, "\n") if lines else Fact(f" The number of {key} is", number, ".")
-                )
+                known.append(Fact(f"{key}: ", value, "\n") if lines else Fact(f" The number of {key} is", number, "."))
                 fact = known[-1]
             else:
                 fact = rng.choice(known)
