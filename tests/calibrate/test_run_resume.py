@@ -44,6 +44,16 @@ WAYS: dict[str, tuple[CalibrationRecipe, dict[str, Any]]] = {
         recipe(steps=10, adapter="full", rows={"placement": "pose", "length": "trained"}, held_out={"every": 4}),
         {"attention_dropout": 0.3},
     ),
+    "restoration": (
+        recipe(
+            steps=10,
+            adapter=LOW_RANK,
+            rows={"placement": "pose", "content": "contiguous", "length": "trained"},
+            objective={"restoration": 10.0},
+            held_out={"every": 4},
+        ),
+        {"attention_dropout": 0.3},
+    ),
     "longce": (
         recipe(
             steps=10,
