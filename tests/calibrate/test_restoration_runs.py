@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def test_a_run_says_whether_it_restores(tmp_path: Path, capsys: pytest.CaptureFi
     start = events(gone.log, "start")[0]
     assert start["restoration"] is False
     assert start["notes"] == list(gone.trained.notes) == gone.document()["notes"]
+    (recorded,) = json.loads((gone.out / FILE_NAME).read_text())["calibrations"]
+    assert recorded["notes"] == start["notes"]
     assert "hidden states were not held to it" in gone.trained.notes[0]
     assert losses(gone.log) == losses(plain.log)
     capsys.readouterr()
