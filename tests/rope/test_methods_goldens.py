@@ -232,7 +232,7 @@ def test_clex_takes_frequencies_or_factors() -> None:
 def test_randomised_positions_refuse_to_plan() -> None:
     with pytest.raises(UnsupportedError, match="changes no config") as caught:
         rotate("randomised-positions", 8192)
-    assert "randomised_positions" in caught.value.remedy
+    assert "--recipe giraffe" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
