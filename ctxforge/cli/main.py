@@ -109,9 +109,22 @@ def main() -> None:
         if os.environ.get("CTXFORGE_DEBUG"):
             raise
         code = _report(error)
+        _leave_group(code)
     except KeyboardInterrupt:
         code = _fail("interrupted", "run the same command again; nothing half-written was left", ExitCode.INTERRUPTED)
+        _leave_group(code)
     sys.exit(int(code))
+
+
+def _leave_group(code: int) -> None:
+    """End a failed process at once where it is one of several.
+
+    The exception holds the training's process group, whose destructor may wait for peers that are gone.
+    """
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(code))
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
