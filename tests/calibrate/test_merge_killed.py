@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from ctxforge.calibrate.adapters.files import RECORD, WEIGHTS, Entry, document
 from ctxforge.calibrate.adapters.recipe import AdapterRecipe
 from ctxforge.checkpoint import read_checkpoint, verify_integrity, write_safetensors_stream
 from tests.checkpoint.builders import build, digest, tree
+from tests.killing import Kills
 
 CHILD = """
 import os, sys
@@ -58,6 +58,10 @@ def write_adapter(base: Path, folder: Path, rank: int = 4) -> Path:
     return folder
 
 
+def staging(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.startswith(".out.ctxforge-")}
+
+
 def test_a_kill_at_any_moment_leaves_the_base_and_no_half_output(tmp_path: Path) -> None:
     base = build(tmp_path / "base", shards=4, hidden=320)
     adapter = write_adapter(base, tmp_path / "adapter")
@@ -73,24 +77,26 @@ def test_a_kill_at_any_moment_leaves_the_base_and_no_half_output(tmp_path: Path)
             children.stdin.flush()
             return int(children.stdout.readline())
 
-        began = time.monotonic()
         start(tmp_path / "whole")
         assert children.stdout.readline().strip() == "ended 0"
-        seconds = time.monotonic() - began
         expected = tree(tmp_path / "whole")
-        moments = random.Random(0)
-        midway = 0
-        for _ in range(10):
+        began = time.monotonic()
+        start(out)
+        assert children.stdout.readline().strip() == "ended 0"
+        seconds = time.monotonic() - began
+        shutil.rmtree(out)
+        kills = Kills(10, 2, seconds, lambda: staging(tmp_path))
+        for _ in kills:
             child = start(out)
-            time.sleep(moments.uniform(0, 1.1 * seconds))
+            kills.wait(out.exists)
             with suppress(ProcessLookupError):  # it may have ended by itself
                 os.kill(child, signal.SIGKILL)
             assert children.stdout.readline().strip() in ("ended 0", "ended -9")
-            midway += any(path.name.startswith(".out.ctxforge-") for path in tmp_path.iterdir())
+            kills.count()
             if out.exists():
                 assert tree(out) == expected
                 shutil.rmtree(out)
-        assert midway >= 2, f"only {midway} kills landed while files were being written"
+        kills.enough()
         start(out)
         assert children.stdout.readline().strip() == "ended 0"
         children.stdin.close()

@@ -18,10 +18,15 @@ import pytest
 
 from ctxforge.checkpoint import read_checkpoint, verify_integrity
 from tests.checkpoint.builders import build, digest, tree
+from tests.killing import Kills
 
 KILLS = 100
 CHILD = Path(__file__).parent / "killed_child.py"
 STAGING = re.compile(r"\.out\.ctxforge-\d+-[0-9a-f]{8}")
+
+
+def staging(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if STAGING.fullmatch(path.name)}
 
 
 class Launcher:
@@ -81,22 +86,20 @@ def test_a_kill_at_any_moment_leaves_the_source_and_no_half_output(
     expected = tree(tmp_path / "whole0")
     assert tree(tmp_path / "whole1") == expected
 
-    moments = random.Random(0)
-    midway = finished = 0
-    for _ in range(KILLS):
+    kills = Kills(KILLS, 20, seconds, lambda: staging(tmp_path))
+    for _ in kills:
         child = launcher.start(out)
-        time.sleep(moments.uniform(0, 1.1 * seconds))
+        kills.wait(out.exists)
         with suppress(ProcessLookupError):  # it may have ended by itself
             os.kill(child, signal.SIGKILL)
         assert launcher.end() in ("ended 0", "ended -9")
-        midway += any(STAGING.fullmatch(path.name) for path in tmp_path.iterdir())
+        kills.count()
         if out.exists():
-            finished += 1
             assert tree(out) == expected
             assert verify_integrity(out) == []
             shutil.rmtree(out)
     assert digest(source) == before
-    assert midway >= 20, f"{midway} of {KILLS} kills landed while files were being written, {finished} came too late"
+    kills.enough()
 
     launcher.run(out)
     assert tree(out) == expected

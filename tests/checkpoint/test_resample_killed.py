@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ctxforge.checkpoint import read_checkpoint, verify_integrity
 from tests.checkpoint.builders import build, digest, tree
+from tests.killing import Kills
 
 KILLS = 25
 _CODE = """
@@ -38,14 +38,16 @@ for line in sys.stdin:
 _STAGING = re.compile(r"\.out\.ctxforge-\d+-[0-9a-f]{8}")
 
 
+def staging(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if _STAGING.fullmatch(path.name)}
+
+
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint_or_none(tmp_path: Path) -> None:
     source = build(tmp_path / "src", shards=3, hidden=320)  # 5 MB, some 6 MB more when stretched
     before = digest(source)
     out = tmp_path / "out"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", _CODE, str(source), str(out)]
-    moments = random.Random(0)
-    midway = 0
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
@@ -61,20 +63,21 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint_or_none(tmp_path: Path) 
         seconds = time.monotonic() - began
         expected = tree(out)
         shutil.rmtree(out)
-        for _ in range(KILLS):
+        kills = Kills(KILLS, 5, seconds, lambda: staging(tmp_path))
+        for _ in kills:
             child = start()
-            time.sleep(moments.uniform(0, 1.1 * seconds))
+            kills.wait(out.exists)
             with suppress(ProcessLookupError):  # it may have ended by itself
                 os.kill(child, signal.SIGKILL)
             assert parent.stdout.readline() == "ended\n"
-            midway += any(_STAGING.fullmatch(path.name) for path in tmp_path.iterdir())
+            kills.count()
             if out.exists():
                 assert tree(out) == expected
                 shutil.rmtree(out)
         start()
         assert parent.stdout.readline() == "ended\n"
         parent.stdin.close()
-    assert midway >= 5, f"only {midway} of {KILLS} kills landed while files were being written"
+    kills.enough()
     assert digest(source) == before
     assert tree(out) == expected
     assert verify_integrity(out) == []
