@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ctxforge.calibrate.held_out.result import HeldOutResult
+from ctxforge.calibrate.held_out.result import HeldOutResult, Windows
 from ctxforge.errors import CheckpointError, UsageError
 
 
@@ -16,16 +16,21 @@ class Chooser:
     A step's score in nats is its use of far context minus what its short regression exceeds the allowed by. Where no
     window goes beyond L0, minus the mean loss of the long windows stands for the use.
 
+    The best is the latest measurement whose score is not below the highest by more than the standard error of that
+    difference, paired over windows (the one-standard-error rule: Breiman et al. 1984, section 3.4.3), and above that
+    of the first measurement. A few windows don't tell such scores apart, and a later step has seen more and, as rates
+    fall, jumps less.
+
     Args:
         allowed_short: short regression that costs nothing: the threshold of the gate `short_nll` after calibration.
         patience: measurements in a row without a better score before `stop` says so; None for never.
-        least: by how much a score must be better to count for `patience`. The best step is that of the highest score
-            all the same.
+        least: by how much a score must be better to count for `patience`.
 
     Attributes:
-        best_step: of the highest score, the earliest where several have it; None before a finite one.
+        best_step: of the best; None before a finite score.
         best: its result.
         best_score: its score.
+        top_step, top: of the highest score, the earliest where several have it.
 
     Raises:
         UsageError: numbers below 0, or a patience below 1.
@@ -45,6 +50,8 @@ class Chooser:
         self.best_step: int | None = None
         self.best: HeldOutResult | None = None
         self.best_score: float | None = None
+        self.top_step: int | None = None
+        self.top: HeldOutResult | None = None
         # Steps and scores in the order in which they came; None for one that is not finite.
         self._scores: list[tuple[int, float | None]] = []
 
@@ -56,14 +63,18 @@ class Chooser:
         if gain is None:
             assert result.full_nll is not None
             gain = -result.full_nll
-        return gain - max(0.0, result.short_regression - self.allowed_short)
+        return gain - self._excess(result)
 
     def add(self, step: int, result: HeldOutResult) -> bool:
-        """Take a measurement after `step` steps; whether it is the best so far."""
+        """Take a measurement after `step` steps; whether it is now the best."""
         score = self.score(result)
         finite = math.isfinite(score)
         self._scores.append((step, score if finite else None))
-        if not finite or (self.best_score is not None and self._rank(score, step) <= self._best_rank()):
+        if not finite:
+            return False
+        if self.top is None or score > self.score(self.top):
+            self.top_step, self.top = step, result
+        elif not (score > self._first() and self.score(self.top) - score <= self._error(result, self.top)):
             return False
         self.best_step, self.best, self.best_score = step, result, score
         return True
@@ -95,6 +106,8 @@ class Chooser:
             "scores": [[step, score] for step, score in self._scores],
             "best_step": self.best_step,
             "best": None if self.best is None else self.best.document(),
+            "top_step": self.top_step,
+            "top": None if self.top is None else self.top.document(),
         }
 
     @classmethod
@@ -110,15 +123,37 @@ class Chooser:
             if document["best"] is not None:
                 found.best = HeldOutResult.from_document(document["best"])
                 found.best_step, found.best_score = int(document["best_step"]), found.score(found.best)
+                found.top = HeldOutResult.from_document(document["top"])
+                found.top_step = int(document["top_step"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError("this is no record of held-out scores", "resume from another checkpoint") from error
         return found
 
-    def _best_rank(self) -> tuple[float, int]:
-        assert self.best_score is not None
-        assert self.best_step is not None
-        return self._rank(self.best_score, self.best_step)
+    def _excess(self, result: HeldOutResult) -> float:
+        return max(0.0, result.short_regression - self.allowed_short)
 
-    @staticmethod
-    def _rank(score: float, step: int) -> tuple[float, int]:
-        return score, -step
+    def _first(self) -> float:
+        """The score before the first step, which a step must beat to be worth its weights."""
+        return next(score for _, score in self._scores if score is not None)
+
+    def _error(self, one: HeldOutResult, other: HeldOutResult) -> float:
+        """Standard error of the difference of two scores on the same windows; 0 where it can't be known."""
+        parts = [paired_error(one.long_windows, other.long_windows)]
+        if self._excess(one) or self._excess(other):
+            parts.append(paired_error(one.short_windows, other.short_windows))
+        return math.hypot(*parts)
+
+
+def paired_error(one: Windows, other: Windows) -> float:
+    """Standard error of the difference of two weighted mean losses on the same windows; 0 below two windows.
+
+    With weights w and differences d of n windows: sqrt(n / (n - 1) sum(w^2 (d - mean)^2)) / sum(w).
+    """
+    count = min(len(one), len(other))
+    if count < 2 or len(one) != len(other):
+        return 0.0
+    weights = [tokens for _, tokens in one]
+    apart = [ours - theirs for (ours, _), (theirs, _) in zip(one, other, strict=True)]
+    mean = sum(w * d for w, d in zip(weights, apart, strict=True)) / sum(weights)
+    spread = sum((w * (d - mean)) ** 2 for w, d in zip(weights, apart, strict=True))
+    return math.sqrt(count / (count - 1) * spread) / sum(weights)

@@ -152,6 +152,8 @@ def measure(
         short_regression=_weighted(short_losses - reference.short, short_tokens),
         relative_to=reference.relative_to,
         tokens=int(weights.sum()) + sum(short_tokens),
+        long_windows=tuple(zip(losses.tolist(), (window.last[0] for window in long), strict=True)),
+        short_windows=tuple(zip(short_losses.tolist(), short_tokens, strict=True)),
     )
 
 

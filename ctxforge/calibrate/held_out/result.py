@@ -11,6 +11,7 @@ from ctxforge.calibrate.held_out.windows import HeldOut
 from ctxforge.errors import CheckpointError, UsageError
 
 RelativeTo = Literal["source", "start"]
+Windows = tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class HeldOutResult:
         short_regression: that minus the reference's; positive is worse.
         relative_to: what the reference is: see `Reference.relative_to`.
         tokens: of the model's own losses that were averaged, long and short.
+        long_windows: of each long window the mean loss and over how many tokens: those beyond L0, or all where no
+            window goes beyond.
+        short_windows: the same of each short one.
     """
 
     use: float | None
@@ -91,6 +95,8 @@ class HeldOutResult:
     short_regression: float
     relative_to: RelativeTo
     tokens: int
+    long_windows: Windows = ()
+    short_windows: Windows = ()
 
     @property
     def finite(self) -> bool:
@@ -102,6 +108,8 @@ class HeldOutResult:
         bad = self._not_finite()
         found = {key: None if key in bad else value for key, value in asdict(self).items()}
         interval = None if self.use_interval is None else list(self.use_interval)
+        for key in _WINDOWS:
+            found[key] = [[loss if math.isfinite(loss) else None, count] for loss, count in found[key]]
         return {**found, "use_interval": interval, "not_finite": bad}
 
     @classmethod
@@ -121,6 +129,8 @@ class HeldOutResult:
         losses = [found[key] for key in _LOSSES if found[key] is not None or key in _ALWAYS]
         if not all(isinstance(loss, float) for loss in losses) or found["relative_to"] not in ("source", "start"):
             raise _damaged("result")
+        for key in _WINDOWS:
+            found[key] = _windows(found[key])
         found["use_interval"] = None if interval is None else _numbers(interval, "result")
         return cls(**found)
 
@@ -131,6 +141,7 @@ class HeldOutResult:
 
 _ALWAYS = ("short_nll", "short_regression")
 _LOSSES = ("use", "long_nll", "tail_nll", "full_nll", *_ALWAYS)
+_WINDOWS = ("long_windows", "short_windows")
 
 
 def demand_fit(reference: Reference, held_out: HeldOut) -> None:
@@ -145,6 +156,13 @@ def _numbers(found: Any, what: str) -> tuple[float, ...]:
     if not isinstance(found, list) or not all(isinstance(one, float) and math.isfinite(one) for one in found):
         raise _damaged(what)
     return tuple(found)
+
+
+def _windows(found: Any) -> Windows:
+    try:
+        return tuple((math.nan if loss is None else float(loss), int(count)) for loss, count in found)
+    except (TypeError, ValueError):
+        raise _damaged("result") from None
 
 
 def _damaged(what: str) -> CheckpointError:
