@@ -160,7 +160,7 @@ def _fail(cause: str, remedy: str, code: int) -> int:
     cause, remedy = one_line(cause), one_line(remedy)
     click.echo(f"Error: {cause}", err=True)
     click.echo(f"Hint: {remedy}", err=True)
-    if "--json" in sys.argv[1:]:
+    if "--json" in sys.argv[1:] and os.environ.get("RANK", "0") in ("", "0"):  # one document, of several processes too
         document: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "command": next((word for word in sys.argv[1:] if word in COMMANDS), None),
