@@ -35,25 +35,28 @@ def asked(**changes: Any) -> CalibrationRecipe:
 
 
 def by_hand(training: Training) -> tuple[dict[str, torch.Tensor], float]:
-    """Gradients of the step, and the sum of its distances: every document alone in plain models, divided once."""
+    """Gradients of the step, and its mean distance: every document alone in plain models, divided once."""
     assert training.teacher is not None
     model, source = training.prepared.inner.model, training.teacher.model
     trained = dict(training.prepared.trained.tensors())
-    loss, apart, count = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+    loss, apart, count, tokens_held = (torch.zeros((), dtype=torch.float64) for _ in range(4))
     for row in rows_of(training):
         within = 0
         for document in range(int(row.documents[-1]) + 1):
             ids = row.ids[row.documents == document]
             held = min(len(ids), TRAINED - within)
             within += len(ids)
+            tokens_held += held
             target = [one.detach() for one in plain_states(source, ids[:held])]
             apart = apart + plain_distance([one[:held] for one in plain_states(model, ids)], target)
-            if len(ids) > 1:
+            counted = row.weights[row.documents == document][1:] > 0
+            if counted.any():
                 tokens = torch.tensor(ids)
-                logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1]
-                loss = loss + cross_entropy(logits, tokens[1:], reduction="sum").double()
-                count += len(ids) - 1
-    total = (loss + WEIGHT * apart) / count
+                logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1][counted]
+                loss = loss + cross_entropy(logits, tokens[1:][counted], reduction="sum").double()
+                count += int(counted.sum())
+    apart = apart / tokens_held
+    total = loss / count + WEIGHT * apart
     found = torch.autograd.grad(total, list(trained.values()))
     return dict(zip(trained, found, strict=True)), float(apart.detach())
 
@@ -65,12 +68,14 @@ def test_passes_of_any_size_and_ways_to_fit_give_the_gradient_by_hand(tmp_path: 
     assert len({row.length for row in rows}) > 1
     large, expected = step_of(training)
     hand, apart = by_hand(training)
-    assert apart > 10
+    assert large.apart == pytest.approx(apart, rel=1e-5)
+    assert apart > 0.1
     assert worst(hand, expected) < 1e-4
     # Without the source the gradient is another, and the loss that is told the same.
     plain, without = step_of(training, teacher=None)
     assert worst(expected, without) > 0.1
     assert plain.loss == large.loss
+    assert plain.apart is None
     for size in (1, 70, 130):
         found, grads = step_of(training, tokens_at_once=size)
         assert found.norm == pytest.approx(large.norm, rel=1e-6)

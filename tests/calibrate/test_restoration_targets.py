@@ -46,7 +46,7 @@ def apart(found: Restored, row: int, start: int, stop: int, expected: list[torch
 
 
 def of(row: Layout, source: Teacher, **rows: Any) -> Restored:
-    return restored(plan(**rows), source, collate([row]))
+    return restored(plan(**rows), source, collate([row]), 2.0)
 
 
 def counts(found: Restored) -> list[int]:
@@ -61,7 +61,7 @@ def counts(found: Restored) -> list[int]:
 def test_packed_documents_stand_each_from_0_and_unseen_by_the_others() -> None:
     source = teacher()
     first, second, third = text(9, 1), text(12, 2), text(7, 3)
-    found = restored(plan(), source, collate([pack([first, second, third]), pack([third])]))
+    found = restored(plan(), source, collate([pack([first, second, third]), pack([third])]), 2.0)
     assert counts(found) == [28, 7]
     for row, start, stop, ids in ((0, 0, 9, first), (0, 9, 21, second), (0, 21, 28, third), (1, 0, 7, third)):
         assert apart(found, row, start, stop, plain_states(source.model, ids)) < 1e-5
@@ -112,7 +112,7 @@ def test_of_chunks_from_different_places_the_first_counts(placement: str, conten
 
 def test_of_a_longer_row_the_trained_length_counts() -> None:
     source, ids = teacher(), text(TARGET)
-    found = restored(plan(), source, collate([full_length(ids), full_length(ids[:20])]))
+    found = restored(plan(), source, collate([full_length(ids), full_length(ids[:20])]), 2.0)
     assert counts(found) == [TRAINED, 20]
     assert found.states[0].shape[1] == TRAINED
     whole = plain_states(source.model, ids)
@@ -124,7 +124,7 @@ def test_mixed_windows_and_randomised_positions() -> None:
     source, long, short = teacher(), text(2 * TRAINED), text(11, 1)
     rows = [mixed_windows([long], len(long), TRAINED), mixed_windows([short, short], 22, TRAINED)]
     assert [bool(row.extended.any()) for row in rows] == [True, False]
-    found = restored(plan(placement="mixed-windows"), source, collate(rows))
+    found = restored(plan(placement="mixed-windows"), source, collate(rows), 2.0)
     assert counts(found) == [TRAINED, 22]
     assert apart(found, 0, 0, TRAINED, plain_states(source.model, long)) < 1e-5
     for start in (0, 11):

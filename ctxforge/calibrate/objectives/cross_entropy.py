@@ -33,11 +33,14 @@ class TokenLosses(NamedTuple):
         loss: sum(weight * loss) / denominator, a scalar with a gradient.
         losses: of every row in nats, unweighted, in the targets' shape, without a gradient; 0 where there is no target.
         weights: of every row, in the same shape; 0 where there is no target.
+        apart: sum over tokens of the distance to the states that were held to, a scalar without a gradient; None where
+            there were none.
     """
 
     loss: torch.Tensor
     losses: torch.Tensor
     weights: torch.Tensor
+    apart: torch.Tensor | None = None
 
 
 def rows_per_slice(vocabulary: int, slice_bytes: int = SLICE_BYTES) -> int:

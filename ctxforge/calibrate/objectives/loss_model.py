@@ -107,8 +107,8 @@ class LossModel(torch.nn.Module):
             )
         if restored is None:
             return found
-        apart = restored.weight * distance(after_layers(output, "the model"), restored) / denominator
-        return found._replace(loss=found.loss + apart)
+        apart = distance(after_layers(output, "the model"), restored)
+        return found._replace(loss=found.loss + restored.weight * apart / denominator, apart=apart.detach())
 
     def check(self) -> None:
         """Hold this module's losses to those of the model's own logits on a few tokens.

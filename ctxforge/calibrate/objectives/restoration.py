@@ -5,8 +5,8 @@ the trained length, the source's states say what they should be, at every layer 
 token alone. With skipped positions (PoSE's chunks of one contiguous text) the same target teaches that a jump in
 position changes nothing: the paper's short-to-long distillation, here on all layers and not on the output alone.
 
-The distance of a token in a layer is |h - t|^2 / |t|^2, t the source's state. It is summed over tokens, averaged over
-layers and divided by the step's denominator, so it adds up over micro-batches as the loss does.
+The distance of a token in a layer is |h - t|^2 / |t|^2, t the source's state. It is averaged over layers, and over the
+tokens of the step that are held, be they many or few beside those whose loss counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Restored:
     Attributes:
         states: of the source after each layer, [B, T', d], T' at most the batch's length.
         tokens: which of them count, bool [B, T'].
-        weight: of the distance beside the loss.
+        weight: of the sum of distances beside the sum of losses: both are divided by the step's denominator.
     """
 
     states: Sequence[torch.Tensor]

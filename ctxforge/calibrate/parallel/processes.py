@@ -245,7 +245,7 @@ class Processes:
     def _whole(self, found: TokenLosses) -> TokenLosses:
         loss = found.loss.detach()
         if self.shared is None:
-            return TokenLosses(loss, found.losses, found.weights)
+            return found._replace(loss=loss)
         return TokenLosses(self.shared.total(loss), self.shared.joined(found.losses), self.shared.joined(found.weights))
 
     def _attending(self, prepared: Prepared) -> contextlib.AbstractContextManager[None]:

@@ -160,6 +160,7 @@ def _report(loop: Loop, done: int, seen: StepResult, seconds: float) -> None:
         "tokens": seen.tokens,
         "counted": seen.counted,
         "gradient_norm": seen.norm,
+        **({} if seen.apart is None else {"restoration": seen.apart}),
         "rate": rate_factor(loop.training.plan, done - 1),
         "seconds": round(seconds, 4),
         "tokens_per_second": round(speed, 1),

@@ -53,7 +53,13 @@ def load_teacher(request: Request, device: torch.device) -> Teacher | None:
     return Teacher(models.load(request.source, request.load, device))
 
 
-def restored(plan: CalibrationPlan, teacher: Teacher, batch: Batch) -> Restored:
+def held_tokens(plan: CalibrationPlan, teacher: Teacher, batch: Batch) -> int:
+    """How many tokens of a batch are held to the source's states; see `restored`."""
+    seen = sight(teacher.model)
+    return sum(_at_its_own_positions(plan, row, seen).length for row in batch.rows)
+
+
+def restored(plan: CalibrationPlan, teacher: Teacher, batch: Batch, weight: float) -> Restored:
     """The states that a batch's tokens are held to: those within the trained length, of one contiguous text.
 
     Of a longer row these are its first tokens, whose states don't depend on what follows. Of chunks that were sampled
@@ -64,6 +70,7 @@ def restored(plan: CalibrationPlan, teacher: Teacher, batch: Batch) -> Restored:
         plan: of the run.
         teacher: the source.
         batch: as the model in training gets it.
+        weight: see `Restored`.
     """
     seen = sight(teacher.model)
     rows = [_at_its_own_positions(plan, row, seen) for row in batch.rows]
@@ -71,7 +78,7 @@ def restored(plan: CalibrationPlan, teacher: Teacher, batch: Batch) -> Restored:
     length = inputs["input_ids"].shape[1]
     where = torch.arange(length, device=inputs["input_ids"].device)
     counts = torch.tensor([row.length for row in rows], device=where.device)
-    return Restored(teacher.states(inputs), where[None] < counts[:, None], plan.recipe.objective.restoration)
+    return Restored(teacher.states(inputs), where[None] < counts[:, None], weight)
 
 
 def _at_its_own_positions(plan: CalibrationPlan, row: Layout, seen: Sight) -> Layout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from ctxforge.calibrate.parallel import Prepared, Processes
 from ctxforge.calibrate.placement import Batch, model_inputs, next_tokens
 from ctxforge.calibrate.recipes import CalibrationPlan
 from ctxforge.calibrate.run.batches import micro_batches
-from ctxforge.calibrate.run.restoring import restored
+from ctxforge.calibrate.run.restoring import held_tokens, restored
 from ctxforge.calibrate.run.rows import documents_of, lay_out
 from ctxforge.calibrate.run.sharing import from_all
 from ctxforge.errors import CheckpointError
@@ -58,12 +58,14 @@ class StepResult:
         tokens: tokens of the rows, padding left out.
         counted: those that count.
         norm: of the gradient, before it was clipped.
+        apart: mean distance of the tokens that are held to the source's states; None where there are none.
     """
 
     loss: float
     tokens: int
     counted: int
     norm: float
+    apart: float | None = None
 
 
 class NotFiniteError(CheckpointError):
@@ -92,13 +94,15 @@ def gradients(training: Training, step: int) -> StepResult:
     if training.set_scale_base is not None:
         training.set_scale_base(step)
     sums: list[torch.Tensor] = []
+    held, weight = _held(training, batches, targets)
+    apart: list[torch.Tensor] = []
     for number, (batch, target) in enumerate(zip(batches, targets, strict=True)):
         weights = _weigher(training, batch)
         if training.choose_rotation is not None:
             training.choose_rotation(batch.extended)
         inputs = model_inputs(batch, prepared.inner.model)
         if training.teacher is not None:
-            inputs["restored"] = restored(plan, training.teacher, batch)
+            inputs["restored"] = restored(plan, training.teacher, batch, weight)
         found = processes.step_part(
             prepared,
             inputs,
@@ -108,12 +112,29 @@ def gradients(training: Training, step: int) -> StepResult:
             last=spare == 0 and number == len(batches) - 1,
         )
         sums.append(found.losses[target != IGNORE].double().sum())
+        apart += [] if found.apart is None else [found.apart]
     for number in range(spare):
         # Sharded processes gather weights together: each needs as many passes as the one with most.
         nothing = torch.full_like(targets[-1], IGNORE)
         inputs = model_inputs(batches[-1], prepared.inner.model)
         processes.step_part(prepared, inputs, nothing, denominator, None, last=number == spare - 1)
-    return _result(training, planned, batches, targets, sums)
+    result = _result(training, planned, batches, targets, sums)
+    # All processes ask, those without a row as well.
+    distance = processes.total(sum(float(one) for one in apart)) if held else None
+    return replace(result, apart=distance if distance is None else distance / held)
+
+
+def _held(training: Training, batches: list[Batch], targets: list[torch.Tensor]) -> tuple[float, float]:
+    """Tokens that are held to the source's states, over all processes, and the weight of the sum of their distances.
+
+    Both sums are divided by the tokens that count, so what makes the distance a mean stands in its weight.
+    """
+    if training.teacher is None:
+        return 0, 0.0
+    plan, processes = training.plan, training.processes
+    held = processes.total(sum(held_tokens(plan, training.teacher, batch) for batch in batches))
+    counted = processes.total(sum(int((target != IGNORE).sum()) for target in targets))
+    return held, plan.recipe.objective.restoration * counted / max(held, 1.0)
 
 
 def _result(
