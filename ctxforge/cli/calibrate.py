@@ -12,6 +12,7 @@ from ctxforge.cli.output import Output, with_output
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ctxforge.calibrate.run.foreseen import Foreseen
     from ctxforge.calibrate.run.request import Calibrated
     from ctxforge.calibration import CalibrationOptions
 
@@ -182,8 +183,12 @@ def build_options(
 
 
 def show_plan(ui: Output, request: Any) -> None:
-    """What a calibration would do."""
+    """What a calibration would do, and what memory it would take."""
+    from ctxforge.calibrate.run.foreseen import foresee
+    from ctxforge.verification.processes import launched
+
     plan = request.plan
+    found = foresee(request, launched())
     recipe = plan.recipe
     ui.heading(f"{recipe.name}: {recipe.about}" if recipe.about else recipe.name)
     stages = "; then ".join(
@@ -196,11 +201,34 @@ def show_plan(ui: Output, request: Any) -> None:
             ("tokens", f"{plan.tokens:,}"),
             ("trained", f"{recipe.adapter.kind}, rates {plan.low_rank_rate:.3g} and {plan.whole_rate:.3g} (whole)"),
             ("measured", f"every {plan.every} steps on {recipe.held_out.share:.0%} of the data"),
+            ("memory", _memory(found)),
             ("data", ", ".join(request.data) or "none given"),
             ("run", str(request.work)),
         ]
     )
-    ui.document("ok", {"plan": plan.document(), "data": list(request.data), "work": str(request.work)})
+    memory = found.document()
+    ui.document(
+        "ok", {"plan": plan.document(), "memory": memory, "data": list(request.data), "work": str(request.work)}
+    )
+
+
+def _memory(found: Foreseen) -> str:
+    """What a step takes, how it is made to fit, and what there is."""
+    from ctxforge.calibrate.memory.estimate import gibibytes
+
+    options = found.options
+    ways = [
+        name
+        for name, used in (
+            ("checkpointed layers", options.checkpoint),
+            ("tiled MLPs", options.tile_tokens is not None),
+            ("offloaded inputs", options.offload),
+        )
+        if used
+    ]
+    has = "" if found.memory is None else f" of {gibibytes(found.memory)}"
+    source = f", {gibibytes(found.source)} of it for the source" if found.source else ""
+    return f"about {gibibytes(found.total)}{has} on the {found.device}{source}{'; ' + ', '.join(ways) if ways else ''}"
 
 
 def report(ui: Output, found: Calibrated) -> None:

@@ -102,10 +102,11 @@ def test_a_plan_trains_and_writes_nothing(cli: Cli, root: Path, tmp_path: Path) 
     before = tree(root)
     ran = cli(*command(root, "--plan"))
     assert ran.code == 0, ran.err
-    for words in ("32 -> 64 tokens", "6 steps of 3 rows of 64 tokens", "every 3 steps", "data.jsonl"):
+    for words in ("32 -> 64 tokens", "6 steps of 3 rows of 64 tokens", "every 3 steps", "data.jsonl", "GiB on the cpu"):
         assert words in ran.out
     ran = cli(*command(root, "--plan", "--json", "--steps", "9", "--seed", "4"))
     assert (ran.document["plan"]["stages"][0]["steps"], ran.document["plan"]["seed"]) == (9, 4)
+    assert ran.document["memory"]["total"] >= ran.document["memory"]["estimate"]["weights"] > 0
     assert tree(root) == before
     assert not (tmp_path / "cache").exists()
     assert not (root / "out.calibration").exists()

@@ -93,6 +93,8 @@ def _frozen(found: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
 def prove_place(parameter: nn.Parameter, name: str, checkpoint: Checkpoint, tensor: str) -> None:
     """Check that a tensor of the checkpoint holds a parameter's numbers, exactly: shape, and both ends of the data.
 
+    A parameter on the meta device has no numbers, so its shape alone is checked.
+
     Raises:
         UnsupportedError: a dtype that nothing can be merged into.
         CheckpointError: the shapes or the numbers differ.
@@ -104,6 +106,8 @@ def prove_place(parameter: nn.Parameter, name: str, checkpoint: Checkpoint, tens
             f"{ascii_name(tensor)} has the shape {list(info.shape)}, the model's {name} {list(parameter.shape)}",
             "load the model from the folder that is calibrated",
         )
+    if parameter.is_meta:
+        return
     flat = parameter.detach().reshape(-1)
     item = info.nbytes // max(1, info.elements)
     count = min(_PROVED // item, info.elements)

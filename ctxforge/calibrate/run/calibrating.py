@@ -14,13 +14,14 @@ import torch
 from ctxforge.calibrate.adapters import read_adapter, weights_digest
 from ctxforge.calibrate.data import plan_batch
 from ctxforge.calibrate.held_out import HeldOut, HeldOutResult, HeldOutSettings, Reference, held_out, measure
-from ctxforge.calibrate.memory.estimate import MemoryEstimate, StepOptions, gibibytes
+from ctxforge.calibrate.memory.estimate import MemoryEstimate, StepOptions
 from ctxforge.calibrate.objectives.loss_model import LossModel
 from ctxforge.calibrate.objectives.restoration import Teacher
 from ctxforge.calibrate.parallel import Processes, start
 from ctxforge.calibrate.run import model as models
 from ctxforge.calibrate.run.finish import finish
-from ctxforge.calibrate.run.fitting import fit, tokens_at_once
+from ctxforge.calibrate.run.fitting import tokens_at_once
+from ctxforge.calibrate.run.foreseen import beside_bytes, fit_beside
 from ctxforge.calibrate.run.log import RunLog
 from ctxforge.calibrate.run.loop import Loop, Progress, train
 from ctxforge.calibrate.run.optimiser import make_optimiser
@@ -33,7 +34,7 @@ from ctxforge.calibrate.run.state import BEST, STATE, RunState, load_state, read
 from ctxforge.calibrate.run.step import Training
 from ctxforge.checkpoint import Checkpoint, check_output, read_checkpoint
 from ctxforge.checkpoint.staging import locked, writing
-from ctxforge.errors import CheckpointError, ResourceError
+from ctxforge.errors import CheckpointError
 from ctxforge.verification.load import load_tokenizer, memory_errors, release
 from ctxforge.verification.processes import launched
 from ctxforge.verification.settings import VerifySettings
@@ -147,27 +148,16 @@ def _fit(
     request: Request, processes: Processes, loss_model: LossModel, teacher: Teacher | None
 ) -> tuple[StepOptions, MemoryEstimate]:
     """`fit`, beside the source where it is kept."""
-    plan, memory, beside = request.plan, least_memory(processes), 0
-    if teacher is not None:
-        tokens = max(tokens_at_once(plan.recipe.memory, processes.device), min(plan.longest, plan.trained_length))
-        beside = teacher.bytes + teacher.state_bytes(tokens)
-    try:
-        return fit(
-            loss_model.model,
-            plan,
-            processes.device,
-            memory=None if memory is None else max(0, memory - beside),
-            shards=processes.data_world if request.parallel.shard else 1,
-            context=request.parallel.context,
-            slice_rows=loss_model.slice_rows,
-        )
-    except ResourceError as error:
-        if teacher is None:
-            raise
-        raise ResourceError(
-            f"{error.cause} beside the source's {gibibytes(beside)}",
-            f"{error.remedy}; or add --set objective.restoration=0, which needs no source",
-        ) from None
+    beside = 0 if teacher is None else beside_bytes(teacher, request, processes.device)
+    return fit_beside(
+        loss_model.model,
+        request,
+        processes.device,
+        least_memory(processes),
+        beside,
+        processes=processes.world,
+        slice_rows=loss_model.slice_rows,
+    )
 
 
 def _finish(request: Request, processes: Processes, trained: Trained, progress: Progress) -> Calibrated:

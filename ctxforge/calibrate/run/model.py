@@ -58,11 +58,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> 
         UsageError: an attention that it doesn't have.
     """
     assert checkpoint.root is not None
-    dtype = options.dtype
-    if dtype == "auto":
-        stored = {info.dtype for info in checkpoint.tensors.values()}
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
-        dtype = "bfloat16" if native and stored == {"BF16"} else "float32"
+    dtype = training_dtype(checkpoint, options, device)
     settings = VerifySettings(dtype=dtype, trust_remote_code=options.trust_remote_code)
     model = load_model(Path(checkpoint.root), settings, str(device))
     if options.attention != "auto":
@@ -75,6 +71,15 @@ def load(checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> 
     return model
 
 
+def training_dtype(checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> str:
+    """The dtype that a checkpoint is loaded in; see `LoadOptions`."""
+    if options.dtype != "auto":
+        return options.dtype
+    stored = {info.dtype for info in checkpoint.tensors.values()}
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+    return "bfloat16" if native and stored == {"BF16"} else "float32"
+
+
 def make_trainable(model: Any, checkpoint: Checkpoint, plan: CalibrationPlan, digest: str) -> tuple[LossModel, Trained]:
     """Attach what is trained, and put model and loss together.
 
@@ -82,28 +87,37 @@ def make_trainable(model: Any, checkpoint: Checkpoint, plan: CalibrationPlan, di
         CheckpointError: the model's numbers are not finite.
         CtxforgeError: see `attach` and `LossModel.check`.
     """
+    trained = attach_adapters(model, checkpoint, plan, digest)
+    loss_model = LossModel(model, slice_rows(model, model.device))
+    _check(loss_model)
+    return loss_model, trained
+
+
+def attach_adapters(model: Any, checkpoint: Checkpoint, plan: CalibrationPlan, digest: str) -> Trained:
+    """Attach what is trained.
+
+    Raises:
+        CtxforgeError: see `attach`.
+    """
     recipe = plan.recipe.adapter
     try:
-        trained = attach(model, checkpoint, recipe, seed=plan.seed, digest=digest)
+        return attach(model, checkpoint, recipe, seed=plan.seed, digest=digest)
     except UnsupportedError:
         # Mixtures of experts have no feed-forward part that takes a low-rank change; attention is what a longer context
         # needs, so a recipe that trains both trains that.
         if "attention" not in recipe.low_rank or "mlp" not in recipe.low_rank:
             raise
         narrower = replace(recipe, low_rank=tuple(role for role in recipe.low_rank if role != "mlp"))
-        trained = attach(model, checkpoint, narrower, seed=plan.seed, digest=digest)
-    loss_model = LossModel(model, slice_rows(model))
-    _check(loss_model)
-    return loss_model, trained
+        return attach(model, checkpoint, narrower, seed=plan.seed, digest=digest)
 
 
-def slice_rows(model: Any) -> int | None:
+def slice_rows(model: Any, device: torch.device) -> int | None:
     """Rows of a slice of the loss: fewer on a CPU, where large pieces stay with the process; None for the usual number.
 
     With a head that is trained each slice adds to the gradient of the whole head, so there are few.
     """
     head = model.get_output_embeddings()
-    if head is None or model.device.type != "cpu" or any(p.requires_grad for p in head.parameters()):
+    if head is None or device.type != "cpu" or any(p.requires_grad for p in head.parameters()):
         return None
     return rows_per_slice(int(head.weight.shape[0]), _SLICE_ON_CPU)
 
