@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def verify_integrity(root: Path) -> list[str]:
         if SHARD_PATTERN.fullmatch(name) or name == SINGLE
     ]
     headers, found = _headers(root, [name for name in shards if name in names])
-    return [*problems, *found, *_compare(index, mapping, headers)]
+    return [*problems, *found, *index_problems(index, mapping, headers)]
 
 
 def _collect(problems: list[str], root: Path, name: str) -> None:
@@ -76,12 +77,24 @@ def _headers(root: Path, files: list[str] | tuple[str, ...]) -> tuple[dict[str, 
     return headers, found
 
 
-def _compare(index: dict[str, Any], mapping: dict[str, str], headers: dict[str, tuple[TensorInfo, ...]]) -> list[str]:
-    """What the index says against what the shards hold; shards that couldn't be read are left out."""
+def index_problems(
+    index: Mapping[str, Any], mapping: Mapping[str, str], headers: Mapping[str, Collection[TensorInfo]]
+) -> list[str]:
+    """What an index says against what the shards hold; shards that couldn't be read are left out.
+
+    Args:
+        index: the parsed index.
+        mapping: its map of tensor to file, checked.
+        headers: the tensors of each shard.
+    """
     problems = []
     held = {file: {info.name for info in infos} for file, infos in headers.items()}
+    placed: dict[str, set[str]] = {file: set() for file in held}
+    for tensor, place in mapping.items():
+        if place in placed:
+            placed[place].add(tensor)
     for file in sorted(held):
-        wanted = {tensor for tensor, place in mapping.items() if place == file}
+        wanted = placed[file]
         if wanted - held[file]:
             problems.append(f"{file} lacks tensors that {INDEX} places there: {_some(wanted - held[file])}.")
         if held[file] - wanted:

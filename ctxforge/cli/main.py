@@ -25,7 +25,7 @@ COMMANDS = {
     "plan": "Show what extend would do, without doing it.",
     "inspect": "Show what a checkpoint's RoPE really is.",
     "calibrate": "Fine-tune an extended checkpoint, and merge the result.",
-    "check": "Check a checkpoint folder statically, for CI.",
+    "check": "Check checkpoints statically, for CI.",
     "engines": "Show which engines compute what a config means.",
     "verify": "Measure perplexity and retrieval, and judge them by gates.",
     "compare": "Measure several methods on one model and rank them.",

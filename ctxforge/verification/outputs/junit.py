@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from xml.etree import ElementTree
 
+from ctxforge.findings import Case, Suite
+from ctxforge.findings import junit_xml as document
 from ctxforge.verification.gates.types import GateResult, Judgement, Verdict
-from ctxforge.verification.outputs.plain import line
 
 
 def junit_xml(
@@ -23,33 +23,9 @@ def junit_xml(
         name: of the test suite, such as the checkpoint's name.
         properties: shown with the suite, such as versions.
     """
-    suite = ElementTree.Element("testsuite", name=line(name))
-    if properties:
-        holder = ElementTree.SubElement(suite, "properties")
-        for key, value in sorted(properties.items()):
-            ElementTree.SubElement(holder, "property", name=line(key), value=line(value))
-    failures = skipped = 0
-    for result in judgement.results:
-        case = _case(suite, result.gate.name, name)
-        if fails(result, strict=judgement.strict):
-            failures += 1
-            failure = ElementTree.SubElement(case, "failure", message=line(result.words), type=str(result.verdict))
-            failure.text = line(result.gate.explanation)
-        elif result.verdict == Verdict.INCONCLUSIVE:
-            skipped += 1
-            ElementTree.SubElement(case, "skipped", message=line(f"inconclusive: {result.words}"))
-        else:
-            ElementTree.SubElement(case, "system-out").text = line(result.words)
-    for gate, reason in judgement.left_out:
-        skipped += 1
-        ElementTree.SubElement(_case(suite, gate, name), "skipped", message=line(f"left out: {reason}"))
-    tests = len(judgement.results) + len(judgement.left_out)
-    counts = {"tests": str(tests), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
-    suite.attrib.update(counts)
-    root = ElementTree.Element("testsuites", {"name": "ctxforge", **counts})
-    root.append(suite)
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    cases = [_case(result, strict=judgement.strict) for result in judgement.results]
+    cases += [Case(gate, "skipped", f"left out: {reason}") for gate, reason in judgement.left_out]
+    return document([Suite(name, tuple(cases), properties or {})])
 
 
 def fails(result: GateResult, *, strict: bool) -> bool:
@@ -57,5 +33,10 @@ def fails(result: GateResult, *, strict: bool) -> bool:
     return result.verdict == Verdict.FAIL or (strict and result.verdict == Verdict.INCONCLUSIVE)
 
 
-def _case(suite: ElementTree.Element, gate: str, name: str) -> ElementTree.Element:
-    return ElementTree.SubElement(suite, "testcase", classname=line(name), name=line(gate), time="0")
+def _case(result: GateResult, *, strict: bool) -> Case:
+    gate = result.gate
+    if fails(result, strict=strict):
+        return Case(gate.name, "failed", result.words, gate.explanation, kind=str(result.verdict))
+    if result.verdict == Verdict.INCONCLUSIVE:
+        return Case(gate.name, "skipped", f"inconclusive: {result.words}")
+    return Case(gate.name, "passed", result.words)

@@ -1,13 +1,7 @@
-"""Text that every output can carry."""
+"""Text that every output can carry; the same as for the static checks."""
 
 from __future__ import annotations
 
-import re
+from ctxforge.findings.plain import line
 
-# What XML 1.0 forbids, lone surrogates (undecodable file names) among it.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def line(text: str) -> str:
-    """`text` on one line, with characters that XML or UTF-8 cannot hold replaced by U+FFFD."""
-    return " ".join(_FORBIDDEN.sub("\ufffd", text).split())
+__all__ = ["line"]
