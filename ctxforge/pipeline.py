@@ -125,14 +125,18 @@ def inspect(source: str, *, revision: str | None = None, trained_length: int | N
     return Inspection(checkpoint, understand_checkpoint(checkpoint, trained_length))
 
 
-def plan(recipe: ConversionRecipe) -> Conversion:
+def plan(recipe: ConversionRecipe, checkpoint: Checkpoint | None = None) -> Conversion:
     """Everything that `extend` would do, short of writing: planned, lowered, and proved on the emitted config.
+
+    Args:
+        recipe: what is asked for.
+        checkpoint: its source, where it was read already.
 
     Raises:
         CtxforgeError: bad input, an unsupported model or combination.
         InternalError: the emitted config doesn't compute the plan.
     """
-    checkpoint = read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
+    checkpoint = checkpoint or read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
     try:
         return _plan_on(checkpoint, recipe)
     except CheckpointError:
@@ -142,17 +146,28 @@ def plan(recipe: ConversionRecipe) -> Conversion:
         return _plan_on(fetch(checkpoint), recipe)
 
 
-def extend(recipe: ConversionRecipe, output: OutputOptions, progress: Progress | None = None) -> Converted:
+def extend(
+    recipe: ConversionRecipe,
+    output: OutputOptions,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Converted:
     """Convert: the result appears under its final name whole, or not at all; the source is not touched.
+
+    Args:
+        recipe: what is asked for.
+        output: where and how it is written.
+        progress: called with (bytes done, bytes in all).
+        checkpoint: the recipe's source, where it was read already.
 
     Raises:
         CtxforgeError: bad input, an unsupported combination, no space, an output that exists or is being written.
         InternalError: the emitted config doesn't compute the plan; nothing was written.
     """
-    checkpoint = read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
+    checkpoint = checkpoint or read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
     check_output(checkpoint, output.out, overwrite=output.overwrite)
     if checkpoint.root is None or checkpoint.weights != "safetensors":
-        plan(recipe)  # before anything is downloaded or imported, whatever can be refused is refused
+        plan(recipe, checkpoint)  # before anything is downloaded or imported, whatever can be refused is refused
         checkpoint = fetch(checkpoint, progress)
     conversion = _plan_on(checkpoint, recipe)
 
