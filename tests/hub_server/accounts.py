@@ -45,6 +45,13 @@ class Account:
         granted = [*self.scopes.get(namespace, ()), *(self.scopes.get(repo_id, ()) if repo_id else ())]
         return member and "repo.write" in granted
 
+    def may_propose(self, repo: Repo) -> bool:
+        """Whether this token may open a pull request on a repository that it sees."""
+        if self.role != "fineGrained":
+            return self.role == "write"
+        granted = {*self.scopes.get(self.name, ()), *self.scopes.get(repo.namespace, ()), *self.scopes.get(repo.id, ())}
+        return bool(granted & {"discussion.write", "repo.write"})
+
     def may_see(self, repo: Repo) -> bool:
         """Whether a private repository exists for this token."""
         if repo.namespace != self.name and repo.namespace not in self.orgs:
@@ -142,6 +149,14 @@ def require_content(account: Account | None, repo: Repo) -> None:
         refuse(
             403, "Please enable access to public gated repositories in your fine-grained token settings.", "GatedRepo"
         )
+
+
+def require_proposal(account: Account | None, repo: Repo) -> Account:
+    """The right to open a pull request."""
+    found = require_account(account)
+    if not found.may_propose(repo):
+        refuse(403, "Forbidden: this token may not create Pull Requests")
+    return found
 
 
 def require_write(account: Account | None, repo: Repo) -> Account:

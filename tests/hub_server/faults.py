@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal
@@ -15,7 +15,8 @@ class Fault:
 
     Attributes:
         kind: "drop" closes the connection without an answer; "status" answers `status`; "slow" waits `seconds` before
-            the answer; "truncate" announces the whole body and closes after a part of it; "lie" claims false sizes.
+            the answer; "truncate" announces the whole body and closes after a part of it; "lie" claims false sizes;
+            "act" calls `action` before the request has any effect: somebody else commits in between, say.
         method: only this method; None for all.
         path_pattern: a regular expression searched in path?query as sent; None for all.
         nth: the first matching request that fails, counted from 1 at injection.
@@ -32,9 +33,10 @@ class Fault:
             file), "linked" (X-Linked-Size); None for all that the answer holds.
         claims: the size that "lie" claims; None for 1,000 bytes more than the truth.
         files: of "lie": a regular expression for the files that it concerns; None for all.
+        action: of "act".
     """
 
-    kind: Literal["drop", "status", "slow", "truncate", "lie"]
+    kind: Literal["drop", "status", "slow", "truncate", "lie", "act"]
     method: str | None = None
     path_pattern: str | None = None
     nth: int = 1
@@ -49,6 +51,7 @@ class Fault:
     about: Literal["tree", "length", "linked"] | None = None
     claims: int | None = None
     files: str | None = None
+    action: Callable[[], object] | None = None
 
     def meets(self, method: str, target: str) -> bool:
         """Whether a request is of the kind that this fault waits for."""

@@ -48,6 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         for fault in faults:
             if fault.kind == "slow":
                 self.closing.wait(fault.seconds)
+            if fault.action is not None:
+                fault.action()
             if fault.kind not in ("drop", "status") or fault.when == "after":
                 continue
             if fault.when == "during":

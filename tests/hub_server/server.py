@@ -19,6 +19,7 @@ from tests.hub_server.repos import Change, Repo
 from tests.hub_server.routes import load
 from tests.hub_server.state import Options, State
 
+_ROOT = Path(__file__).parents[2]
 _OF_THE_USER = ("HF_", "HUGGING", "TRANSFORMERS_", "XDG_CACHE_HOME")
 
 
@@ -112,6 +113,7 @@ class HubServer:
             sha256: hashes that are believed.
         """
         state = self._state
+        assert not self.has_repo(repo_id, repo_type), f"{repo_id} is there already"
         repo = state.make_repo(repo_id, repo_type)
         repo.private, repo.gated, repo.xet, repo.region = private, "manual" if gated is True else gated, xet, region
         repo.granted, repo.disabled = set(granted), disabled
@@ -119,6 +121,23 @@ class HubServer:
             state.list_repo(repo)
             made = {path: self._file(repo, path, content, (sha256 or {}).get(path)) for path, content in files.items()}
             return repo.commit("main", None, made, "initial commit", "", repo.namespace).sha
+
+    def push(
+        self,
+        repo_id: str,
+        files: Mapping[str, bytes | Path],
+        *,
+        branch: str = "main",
+        message: str = "Somebody else's commit",
+        remove: Iterable[str] = (),
+        repo_type: str = "model",
+    ) -> str:
+        """Somebody else's commit on a branch, as if it came over git; its sha."""
+        repo = self.repo(repo_id, repo_type)
+        with self._state.lock:
+            kept = {path: file for path, file in repo.files(branch).items() if path not in set(remove)}
+            made = {path: self._file(repo, path, content, None) for path, content in files.items()}
+            return repo.commit(branch, repo.head(branch), kept | made, message, "", repo.namespace).sha
 
     def _file(self, repo: Repo, path: str, content: bytes | Path, sha256: str | None) -> File:
         blobs = self._state.blobs
@@ -196,13 +215,15 @@ class HubServer:
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home / "huggingface"),
             "HOME": str(home),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+            "HF_TOKEN": token or "",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }
-        return kept | ({"HF_TOKEN": token} if token else {})
+        return kept
 
 
 class _Server(ThreadingHTTPServer):

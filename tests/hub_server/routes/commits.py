@@ -13,7 +13,7 @@ import fnmatch
 import json
 from typing import Any
 
-from tests.hub_server.accounts import require_account, require_write
+from tests.hub_server.accounts import Account, require_proposal, require_write
 from tests.hub_server.answers import Answer, as_json, refuse
 from tests.hub_server.blobs import File, git_file, is_lfs
 from tests.hub_server.call import Call
@@ -32,15 +32,17 @@ _MISSING = (
 def preupload(call: Call) -> Answer:
     """How each file is to be sent, and what is there already."""
     repo = call.repo()
-    if not call.flag("create_pr"):
-        require_write(call.account, repo)
-    require_account(call.account)
+    _may_commit(call, repo)
     commit, wanted = call.commit(repo), call.json()
     ignore = wanted.get("gitIgnore")
     if ignore is None and ".gitignore" in commit.files:
         ignore = call.state.blobs[commit.files[".gitignore"].sha256].read().decode()
     rules = [line.strip() for line in (ignore or "").splitlines() if line.strip() and line.strip()[0] != "#"]
     return as_json({"files": [_mode(item, commit, rules) for item in wanted.get("files", ())]})
+
+
+def _may_commit(call: Call, repo: Repo) -> Account:
+    return (require_proposal if call.flag("create_pr") else require_write)(call.account, repo)
 
 
 def _mode(item: dict[str, Any], commit: Commit, rules: list[str]) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def _mode(item: dict[str, Any], commit: Commit, rules: list[str]) -> dict[str, A
 def commit(call: Call) -> Answer:
     """All operations or none, under the lock: no state in between exists."""
     repo, rev, in_request = call.repo(), call.parts["rev"], call.flag("create_pr")
-    account = require_account(call.account) if in_request else require_write(call.account, repo)
+    account = _may_commit(call, repo)
     header, operations = _lines(call)
     parent = header.get("parentCommit")
     with call.state.lock:

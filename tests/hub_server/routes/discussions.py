@@ -8,7 +8,7 @@ over this route is a draft, as on the Hub; one that a commit with create_pr make
 from dataclasses import replace
 from typing import Any
 
-from tests.hub_server.accounts import require_account, require_write
+from tests.hub_server.accounts import require_account, require_proposal, require_write
 from tests.hub_server.answers import Answer, as_json, refuse
 from tests.hub_server.call import Call
 from tests.hub_server.repos import PullRequest, Repo, now
@@ -20,7 +20,8 @@ _PAGE = 50
 @route("POST", "/api/{kind}/{repo}/discussions")
 def create(call: Call) -> Answer:
     """A discussion or a draft pull request that begins at main's head."""
-    repo, account, wanted = call.repo(), require_account(call.account), call.json()
+    repo, wanted = call.repo(), call.json()
+    account = require_proposal(call.account, repo)
     request = bool(wanted.get("pullRequest"))
     with call.state.lock:
         number = max(repo.discussions, default=0) + 1
