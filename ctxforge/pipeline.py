@@ -146,6 +146,24 @@ def plan(recipe: ConversionRecipe, checkpoint: Checkpoint | None = None) -> Conv
         return _plan_on(fetch(checkpoint), recipe)
 
 
+def plan_to_publish(
+    recipe: ConversionRecipe, checkpoint: Checkpoint | None = None, progress: Progress | None = None
+) -> Conversion:
+    """The conversion as `ctxforge.publish.publish` takes it: as `plan`, but always of safetensors.
+
+    Of a Hub source with safetensors only headers are read. Other weights are fetched and imported, once they can't be
+    refused any more.
+
+    Raises:
+        CtxforgeError: as `extend`.
+    """
+    checkpoint = checkpoint or read_checkpoint(resolve_source(recipe.source), revision=recipe.revision)
+    if checkpoint.weights != "safetensors":
+        plan(recipe, checkpoint)
+        checkpoint = fetch(checkpoint, progress)
+    return _plan_on(checkpoint, recipe)
+
+
 def extend(
     recipe: ConversionRecipe,
     output: OutputOptions,
