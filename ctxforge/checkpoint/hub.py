@@ -20,6 +20,11 @@ from ctxforge.errors import CheckpointError, CtxforgeError, HubError, UsageError
 _FIRST_READ = 100_000
 """Bytes of the first range: 97 % of the headers on the Hub fit in it (huggingface_hub#1855)."""
 
+_FIRST_READS = 262_144
+"""Bytes of all first ranges together, where there are many shards: their headers are short, and bytes count."""
+
+_SHORTEST_READ = 4096
+
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 
@@ -47,7 +52,7 @@ def read_hub(repo: str, revision: str | None) -> Checkpoint:
             }
     except HubError as error:
         network = isinstance(error.__cause__, OfflineModeIsEnabled) or (
-            revision is not None and _SHA.fullmatch(revision) and _is_network(error.__cause__)
+            revision is not None and _SHA.fullmatch(revision) and is_network(error.__cause__)
         )
         cached = _cached_snapshot(repo, revision) if network else None
         if cached is None:
@@ -97,18 +102,19 @@ def _headers(
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=min(8, len(files))) as pool:
-        found = pool.map(lambda name: _header(repo, sha, name, sizes[name]), files)
+        first = max(_SHORTEST_READ, min(_FIRST_READ, _FIRST_READS // len(files)))
+        found = pool.map(lambda name: _header(repo, sha, name, sizes[name], first), files)
         return dict(zip(files, found, strict=True))
 
 
-def _header(repo: str, sha: str, name: str, size: int) -> tuple[TensorInfo, ...]:
+def _header(repo: str, sha: str, name: str, size: int, first: int) -> tuple[TensorInfo, ...]:
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(repo, name, revision=sha)
     if isinstance(cached, str):
         return read_header(Path(cached), name).tensors
     with hub_errors(repo, sha):
-        data = _range(repo, sha, name, 0, min(size, _FIRST_READ))
+        data = _range(repo, sha, name, 0, min(size, first))
         length = header_length(data[:8], name, size)
         body = data[8 : 8 + length]
         if len(body) < length:
@@ -188,7 +194,7 @@ def missing_bytes(checkpoint: Checkpoint) -> int:
     )
 
 
-def _is_network(error: BaseException | None) -> bool:
+def is_network(error: BaseException | None) -> bool:
     """Whether the failure is of the connection, not an answer of the Hub."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -241,7 +247,7 @@ def _hub_error(error: Exception, repo: str, revision: str | None) -> CtxforgeErr
     if isinstance(error, errors.HfHubHTTPError):
         status = getattr(getattr(error, "response", None), "status_code", "an error")
         return HubError(f"The Hub answered {status} for {repo}.", "Try again later; check HF_TOKEN and HF_ENDPOINT.")
-    if _is_network(error):
+    if is_network(error):
         return HubError(
             f"The Hub cannot be reached for {repo} ({type(error).__name__}).",
             "Check the network, or set HF_HUB_OFFLINE=1 to use what is in the cache.",

@@ -300,7 +300,7 @@ class _Hashing:
             from concurrent.futures import ThreadPoolExecutor
 
             self._thread = ThreadPoolExecutor(max_workers=1)
-        self._found.append(self._thread.submit(_hash_tensors, target, name, patches))
+        self._found.append(self._thread.submit(hash_tensors, target, name, patches))
 
     def finish(self) -> tuple[dict[str, str], int]:
         """The digests by tensor name, and the bytes that were read for them."""
@@ -315,7 +315,8 @@ class _Hashing:
         return digests, count
 
 
-def _hash_tensors(target: Path, name: str, patches: tuple[TensorPatch, ...]) -> tuple[dict[str, str], int]:
+def hash_tensors(target: Path, name: str, patches: tuple[TensorPatch, ...]) -> tuple[dict[str, str], int]:
+    """The digests of the patched tensors in the finished file `target`, by name, and the bytes read for them."""
     edited = {patch.info.name for patch in patches}
     infos = [info for info in read_header(target, name).tensors if info.name in edited]
     with open_regular(target, name) as file, reading(name):
