@@ -29,9 +29,11 @@ COMMANDS = {
     "engines": "Show which engines compute what a config means.",
     "verify": "Measure perplexity and retrieval, and judge them by gates.",
     "compare": "Measure several methods on one model and rank them.",
+    "run": "Run the jobs of a batch file.",
     "gguf": "Give a converted GGUF the rotation that conversion lost.",
     "methods": "List the methods, or explain one.",
     "attachments": "List the attention systems, or explain one.",
+    "schema": "Print the JSON Schema of batch files.",
     "demo": "Extend the bundled model with several methods and compare.",
 }
 
