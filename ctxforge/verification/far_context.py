@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ctxforge.verification.perplexity import Losses, perplexity
-from ctxforge.verification.protocols.longppl import LongPPLSettings
+
+if TYPE_CHECKING:
+    from ctxforge.verification.protocols.longppl import LongPPLSettings
 
 
 @dataclass(frozen=True)
