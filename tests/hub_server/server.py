@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -15,6 +16,7 @@ from tests.hub_server.blobs import Blobs, File, git_file, is_lfs
 from tests.hub_server.counting import Request
 from tests.hub_server.faults import Fault, Fired
 from tests.hub_server.handler import Handler
+from tests.hub_server.inside import inside
 from tests.hub_server.repos import Change, Repo
 from tests.hub_server.routes import load
 from tests.hub_server.state import Options, State
@@ -207,6 +209,16 @@ class HubServer:
     def problems(self) -> list[str]:
         """Tracebacks of this server's own bugs."""
         return list(self._state.problems)
+
+    def inside(self, token: str | None, home: Path, *, wait: bool = False) -> AbstractContextManager[None]:
+        """Within this block the huggingface_hub of this very process speaks to this server: no child is needed.
+
+        Args:
+            token: what HF_TOKEN holds; None for anonymous.
+            home: where its caches are.
+            wait: whether retries wait as they do for users; without it they come at once.
+        """
+        return inside(self.url, token, home, wait)
 
     def environment(self, token: str | None, home: Path) -> dict[str, str]:
         """The whole environment of a child process that speaks to this server and to nothing of the user's own."""
