@@ -14,9 +14,10 @@ from ctxforge.static_checks import check as check
 
 if TYPE_CHECKING:
     from ctxforge.calibrate.run.request import Calibrated
+    from ctxforge.differences import Differences
     from ctxforge.verification import VerifyReport, VerifySettings
 
-__all__ = ["CheckReport", "calibrate", "check", "extend", "inspect", "plan", "verify"]
+__all__ = ["CheckReport", "calibrate", "check", "diff", "extend", "inspect", "plan", "verify"]
 
 
 def extend(
@@ -174,6 +175,24 @@ def verify(
         CtxforgeError: the checkpoint or the text won't do.
     """
     return pipeline.verify(Path(folder), text=text, source=None if source is None else str(source), settings=settings)
+
+
+def diff(
+    before: str | Path, after: str | Path, *, with_bytes: bool = False, trust_recorded: bool = False
+) -> Differences:
+    """How the checkpoint `after` differs from `before`: config, rotation, tensors by their bytes, other files.
+
+    Args:
+        before, after: folders, Hub ids with an optional revision (`org/name@revision`), or "bundled".
+        with_bytes: download weight files whose hashes differ from the Hub, to compare their tensors.
+        trust_recorded: take files for equal whose hashes in both `ctxforge.json` are, instead of reading them.
+
+    Raises:
+        CtxforgeError: a side can't be read; a GGUF file.
+    """
+    from ctxforge.differences import differences
+
+    return differences(before, after, with_bytes=with_bytes, trust_recorded=trust_recorded)
 
 
 def _recipe(

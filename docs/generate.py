@@ -106,9 +106,9 @@ def attachments_page() -> str:
 def exit_codes() -> str:
     meanings = {
         ExitCode.OK: "done; every check passed",
-        ExitCode.CHECK_FAILED: "`check`, `verify` or `engines --strict` ran to its end and something failed",
+        ExitCode.CHECK_FAILED: "`check`, `verify`, `engines --strict` or `diff --exit-code` ended, and the answer is no",
         ExitCode.USAGE: "a wrong argument, recipe, file or checkpoint",
-        ExitCode.UNSUPPORTED: "no answer: a model, method or combination is refused, or `verify` had too few units",
+        ExitCode.UNSUPPORTED: "no answer: a model, method or combination is refused, or `verify` or `diff` had too little",
         ExitCode.HUB: "the Hub, the network or a credential",
         ExitCode.RESOURCES: "out of disk or memory, an unreadable file, an output that another run holds",
         ExitCode.INTERNAL: "ctxforge contradicts itself; nothing was written",
@@ -121,7 +121,7 @@ def exit_codes() -> str:
 
 def python_api() -> str:
     lines = ["# Python API", "", NOTE, "```python", "import ctxforge", "```", ""]
-    for name in ("extend", "plan", "inspect", "check", "calibrate", "verify"):
+    for name in ("extend", "plan", "inspect", "check", "diff", "calibrate", "verify"):
         function = getattr(api, name)
         lines += [f"## ctxforge.{name}", "", "```python", f"{name}{inspect.signature(function)}", "```", ""]
         lines += ["```text", inspect.getdoc(function) or "", "```", ""]
