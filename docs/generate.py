@@ -106,9 +106,9 @@ def attachments_page() -> str:
 def exit_codes() -> str:
     meanings = {
         ExitCode.OK: "done; every check passed",
-        ExitCode.CHECK_FAILED: "`check`, `verify`, `engines --strict` or `diff --exit-code` ended, and the answer is no",
+        ExitCode.CHECK_FAILED: "`check`, `verify`, `engines --strict` or `diff --exit-code`: the answer is no",
         ExitCode.USAGE: "a wrong argument, recipe, file or checkpoint",
-        ExitCode.UNSUPPORTED: "no answer: a model, method or combination is refused, or `verify` or `diff` had too little",
+        ExitCode.UNSUPPORTED: "no answer: a model, method or combination is refused; too few units; bytes out of reach",
         ExitCode.HUB: "the Hub, the network or a credential",
         ExitCode.RESOURCES: "out of disk or memory, an unreadable file, an output that another run holds",
         ExitCode.INTERNAL: "ctxforge contradicts itself; nothing was written",
