@@ -11,10 +11,20 @@ import click
 from ctxforge.cli.calibrate import RUN_OPTIONS, build_options, report, run_options
 from ctxforge.cli.options import build_recipe, bytes_text, conversion_options
 from ctxforge.cli.output import Output, with_output
+from ctxforge.cli.push_options import (
+    PUSH_OPTIONS,
+    build_push,
+    push_options,
+    push_target,
+    refuse_without_push,
+    remark_plan,
+    show_published,
+)
 
 if TYPE_CHECKING:
     from ctxforge.checkpoint import WriteReport
     from ctxforge.pipeline import Conversion
+    from ctxforge.publish import PushOptions
     from ctxforge.recipe import ConversionRecipe, OutputOptions
 
 
@@ -41,6 +51,8 @@ if TYPE_CHECKING:
 @run_options
 @click.option("--verify", "verify_result", is_flag=True, help="Judge what was written: ctxforge verify --tier quick.")
 @click.option("--text", "text_path", type=click.Path(path_type=Path), help="Text for --verify.")
+@push_target
+@push_options
 @with_output
 def command(
     ui: Output,
@@ -51,12 +63,14 @@ def command(
     calibrate_recipe: str | None,
     verify_result: bool,
     text_path: Path | None,
+    push_to: str | None,
     **options: Any,
 ) -> int:
     """Convert SOURCE to a longer context and write it to --out.
 
     SOURCE is a folder, a .gguf file, a Hub id (org/name, org/name@revision), or `bundled`. The output appears under
     its final name whole or not at all; the source is never touched. With --verify the exit code is that of the gates.
+    With --push the result is published, and the address of the commit printed; what fails a gate is not.
     """
     # Edits are elementwise: starting OpenBLAS's threads would cost more than half of numpy's import, for nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -67,17 +81,27 @@ def command(
     from ctxforge.recipe import OutputOptions
 
     given = {name: options.pop(name) for name in RUN_OPTIONS}
+    push = _push(push_to, {name: options.pop(name) for name in PUSH_OPTIONS})
     recipe = build_recipe(**options)
+    if push is not None and not (out or calibrate_recipe or verify_result):
+        _refuse_without_recipe(given)
+        _refuse_without_folder(link=link, overwrite=overwrite, checksum=checksum)
+        return _publish(ui, recipe, push)
     output = OutputOptions(out=out or _default_out(recipe), link=link, overwrite=overwrite, checksum=checksum)
     text = _text(text_path, recipe.source) if verify_result else ""
+    if push is not None:
+        from ctxforge import publish
+
+        publish.plan_publish(pipeline.plan(recipe), push)  # whatever can be refused is refused before the work
     document: dict[str, Any] = {}
+    say = ui.text if push is None else ui.note
     if calibrate_recipe is None:
         _refuse_without_recipe(given)
         with ui.progress("writing") as progress:
             done = pipeline.extend(recipe, output, progress)
         conversion = done.conversion
         _remarks(ui, conversion)
-        ui.text(str(done.out))
+        say(str(done.out))
         ui.note(
             f"{conversion.plan.method}: {conversion.plan.original_length} -> {conversion.plan.target_length} tokens;"
             f" {bytes_text(done.report.bytes_written)} written, {len(conversion.edits.tensors)} tensors edited"
@@ -85,15 +109,63 @@ def command(
         document["written"] = _written(done.report)
     else:
         conversion, document["calibration"] = _calibrated(ui, recipe, output, calibrate_recipe, given, text)
-    head = {"out": str(output.out), "plan": plan_document(conversion)}
-    if not verify_result:
-        ui.document("ok", {**head, **document})
-        return ExitCode.OK
-    with ui.steps() as steps:
-        found = pipeline.verify(output.out, text=text, source=recipe.source, progress=steps)
-    judgement = show(ui, found)
-    ui.document(str(judgement.verdict), {**head, **document, "report": found.to_dict()})
-    return int(judgement.exit_code)
+    document |= {"out": str(output.out), "plan": plan_document(conversion)}
+    code, status, found = ExitCode.OK, "ok", None
+    if verify_result:
+        with ui.steps() as steps:
+            report = pipeline.verify(output.out, text=text, source=recipe.source, progress=steps)
+        judgement = show(ui, report)
+        code, status, found = judgement.exit_code, str(judgement.verdict), report.to_dict()
+        document["report"] = found
+    if push is not None and code == ExitCode.OK:
+        document |= _push_folder(ui, output.out, push, found)
+    elif push is not None:
+        ui.warn(f"not published, because of the gates; ctxforge push {output.out} does it all the same")
+    ui.document(status, document)
+    return int(code)
+
+
+def _push(push_to: str | None, given: dict[str, Any]) -> PushOptions | None:
+    if push_to is None:
+        refuse_without_push(given)
+        return None
+    return build_push(push_to, given)
+
+
+def _publish(ui: Output, recipe: ConversionRecipe, push: PushOptions) -> int:
+    """Convert straight into a repository."""
+    from ctxforge import pipeline, publish
+    from ctxforge.errors import ExitCode
+    from ctxforge.provenance import plan_document
+
+    conversion = pipeline.plan_to_publish(recipe)
+    _remarks(ui, conversion)
+    with ui.steps("bytes") as progress:
+        done = publish.publish(
+            conversion, push, tell=ui.note, planned=lambda plan: remark_plan(ui, plan), progress=progress
+        )
+    show_published(ui, done)
+    ui.document("ok", {"plan": plan_document(conversion), **done.document()})
+    return ExitCode.OK
+
+
+def _push_folder(ui: Output, folder: Path, push: PushOptions, report: dict[str, Any] | None) -> dict[str, Any]:
+    from ctxforge import publish
+
+    with ui.steps("bytes") as progress:
+        done = publish.push(
+            folder, push, report=report, tell=ui.note, planned=lambda plan: remark_plan(ui, plan), progress=progress
+        )
+    show_published(ui, done)
+    return done.document()
+
+
+def _refuse_without_folder(**given: bool) -> None:
+    from ctxforge.errors import UsageError
+
+    told = [name for name, value in given.items() if value]
+    if told:
+        raise UsageError(f"--{told[0]} is of a folder, and --push alone writes none", "add --out DIR, or leave it out")
 
 
 def _calibrated(

@@ -10,6 +10,14 @@ import click
 
 from ctxforge.cli.options import build_recipe, bytes_text, conversion_options
 from ctxforge.cli.output import Output, with_output
+from ctxforge.cli.push_options import (
+    PUSH_OPTIONS,
+    build_push,
+    push_options,
+    push_target,
+    refuse_without_push,
+    show_plan,
+)
 
 if TYPE_CHECKING:
     from ctxforge.engines import EngineVerdict
@@ -24,15 +32,21 @@ _COLUMNS = 64
 )
 @conversion_options
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Where extend would write, for the byte counts.")
+@push_target
+@push_options
 @with_output
-def command(ui: Output, out: Path | None, **options: Any) -> None:
+def command(ui: Output, out: Path | None, push_to: str | None, **options: Any) -> None:
     """Show what `extend` would do with SOURCE: config diff, tensors edited, bytes to move, lambda of each pair.
 
-    Reads headers only; a Hub source's weights are not downloaded.
+    Reads headers only; a Hub source's weights are not downloaded. With --push it checks what publishing needs, and says
+    how each file would get to the Hub.
     """
     from ctxforge import pipeline
     from ctxforge.provenance import plan_document
 
+    given = {name: options.pop(name) for name in PUSH_OPTIONS}
+    if push_to is None:
+        refuse_without_push(given)
     conversion = pipeline.plan(build_recipe(**options))
     plan = conversion.plan
     estimate = conversion.estimate(out or Path("ctxforge-plan-output"))
@@ -64,9 +78,17 @@ def command(ui: Output, out: Path | None, **options: Any) -> None:
     )
     for line in plan.warnings:
         ui.warn(line)
+    push: dict[str, Any] = {}
+    if push_to is not None:
+        from ctxforge import publish
+
+        found = publish.plan_publish(conversion, build_push(push_to, given)).plan
+        show_plan(ui, found)
+        push["push"] = found.document()
     ui.document(
         "ok",
         {
+            **push,
             "plan": plan_document(conversion),
             "engines": [
                 {"engine": row.engine, "versions": row.versions, "verdict": row.verdict, "detail": row.detail}

@@ -1,0 +1,115 @@
+"""Everything that is to be published, wherever it comes from: the files, the source they share, the provenance."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from ctxforge.provenance import FILE_NAME
+from ctxforge.publish.files import Data, OnDisk, OnHub, Rewritten, Wanted
+from ctxforge.publish.repository import Repository
+
+README = "README.md"
+REPORT = "verification.json"
+OF_THE_REPOSITORY = (README, ".gitattributes", ".gitignore", REPORT)
+"""Files that belong to the repository rather than to the checkpoint: the provenance doesn't vouch for them."""
+
+_LOCAL = re.compile(r"(?:/|~|\.{1,2}/|[A-Za-z]:[\\/]).*")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came of rewritten weight files.
+
+    Attributes:
+        sha256: of each file, by path.
+        tensors: of each edited tensor's data, by name.
+    """
+
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A checkpoint on its way to the Hub.
+
+    Attributes:
+        name: what it is called in messages.
+        wanted: its files, without the card and the provenance, which are made at the end.
+        source: the repository whose files may be copied on the server, at its pinned commit; None without one.
+        source_card: the README.md of the source.
+        own_card: a card that the user wrote, to be published as it is.
+        record: the provenance as far as it is known; None for a folder without.
+        config: config.json as it will be.
+        report: what verification measured.
+        notes: remarks for the plan.
+    """
+
+    name: str
+    wanted: tuple[Wanted, ...]
+    source: Repository | None
+    source_card: str | None
+    own_card: str | None
+    record: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+    report: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    def provenance(self, wanted: tuple[Wanted, ...], results: Results) -> dict[str, Any] | None:
+        """The provenance document, with the digests of what is published; None where nothing was recorded.
+
+        Digests that the conversion recorded stay: a file that was changed since is seen as such.
+        """
+        if self.record is None:
+            return None
+        digests = {one.path: digest for one in wanted if (digest := _digest(one, results)) is not None}
+        files = {**digests, **dict(self.record.get("files") or {})}
+        tensors = {**dict(self.record.get("edited_tensors") or {}), **results.tensors}
+        kept = {name: files[name] for name in sorted(files) if name not in (*OF_THE_REPOSITORY, FILE_NAME)}
+        return {**self.record, "files": kept, "edited_tensors": dict(sorted(tensors.items()))}
+
+
+def _digest(wanted: Wanted, results: Results) -> str | None:
+    contents = wanted.contents
+    if isinstance(contents, (Data, OnDisk)):
+        return contents.sha256
+    if isinstance(contents, OnHub):
+        return contents.held.sha256
+    assert isinstance(contents, Rewritten)
+    return results.sha256.get(wanted.path)
+
+
+def encoded(document: Mapping[str, Any]) -> bytes:
+    """A JSON document as it is published."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance document without the paths of this machine: of each, only the last component stays."""
+    document: dict[str, Any] = _scrubbed(dict(record))
+    step: Any = document
+    while isinstance(step, dict):
+        source, recipe = step.get("source"), step.get("recipe")
+        if isinstance(source, dict) and not source.get("revision") and isinstance(source.get("name"), str):
+            source["name"] = _last(source["name"])
+            if isinstance(recipe, dict) and isinstance(recipe.get("source"), str):
+                recipe["source"] = _last(recipe["source"])
+        step = step.get("previous")
+    return document
+
+
+def _scrubbed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _scrubbed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_scrubbed(inner) for inner in value]
+    return _last(value) if isinstance(value, str) and _LOCAL.fullmatch(value) else value
+
+
+def _last(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/").rstrip("/")).name or "model"

@@ -1,0 +1,112 @@
+"""Publishing in order: connect, see what may be done, gather, check and plan, then do it. Read this first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxforge.provenance import FILE_NAME, plan_document
+from ctxforge.publish.connection import Connection, Progress, Tell, connect
+from ctxforge.publish.execute import Published, execute
+from ctxforge.publish.from_conversion import from_conversion
+from ctxforge.publish.from_folder import from_folder, read_folder
+from ctxforge.publish.options import PushOptions
+from ctxforge.publish.plan import PushPlan
+from ctxforge.publish.preflight import Prepared, prepare, resolve_target
+
+if TYPE_CHECKING:
+    from ctxforge.pipeline import Conversion
+
+Planned = Callable[[PushPlan], None]
+
+
+def push(
+    folder: Path,
+    options: PushOptions,
+    *,
+    report: Mapping[str, Any] | None = None,
+    tell: Tell | None = None,
+    planned: Planned = lambda _plan: None,
+    progress: Progress | None = None,
+    connection: Connection | None = None,
+) -> Published:
+    """Publish a checkpoint folder in one commit.
+
+    Args:
+        folder: what `extend` or `calibrate` wrote, or another checkpoint.
+        options: where and how.
+        report: what verification measured, for the card.
+        tell: called with remarks.
+        planned: called with the plan, before anything is changed.
+        progress: called with (what, done, of how many).
+        connection: to a Hub; None for the one that the environment names.
+
+    Raises:
+        CtxforgeError: something refuses; the branch is as it was.
+    """
+    connection = connection or connect(tell, progress)
+    prepared = plan_push(folder, options, report=report, connection=connection)
+    planned(prepared.plan)
+    return execute(connection, prepared)
+
+
+def plan_push(
+    folder: Path,
+    options: PushOptions,
+    *,
+    report: Mapping[str, Any] | None = None,
+    connection: Connection | None = None,
+) -> Prepared:
+    """What `push` would do, everything checked that can be; nothing is changed anywhere.
+
+    Raises:
+        CtxforgeError: as `push`.
+    """
+    connection = connection or connect()
+    checkpoint = read_folder(folder, force=options.force)
+    repo = resolve_target(connection, options, checkpoint.json_files.get(FILE_NAME))
+    return prepare(connection, from_folder(connection, folder, report, checkpoint=checkpoint), options, repo)
+
+
+def publish(
+    conversion: Conversion,
+    options: PushOptions,
+    *,
+    tell: Tell | None = None,
+    planned: Planned = lambda _plan: None,
+    progress: Progress | None = None,
+    connection: Connection | None = None,
+) -> Published:
+    """Publish a planned conversion without writing it to a folder.
+
+    Of a Hub source, weights that don't change are copied on the server, and only files with edited tensors pass
+    through this machine, one at a time.
+
+    Args:
+        conversion: see `ctxforge.pipeline.plan_to_publish`.
+        options, tell, planned, progress, connection: see `push`.
+
+    Raises:
+        CtxforgeError: as `push`.
+    """
+    connection = connection or connect(tell, progress)
+    prepared = plan_publish(conversion, options, connection=connection)
+    planned(prepared.plan)
+    return execute(connection, prepared)
+
+
+def plan_publish(conversion: Conversion, options: PushOptions, *, connection: Connection | None = None) -> Prepared:
+    """What `publish` would do, everything checked that can be; nothing is changed anywhere.
+
+    Raises:
+        CtxforgeError: as `publish`.
+    """
+    connection = connection or connect()
+    named = {
+        "source": {"name": conversion.recipe.source},
+        "plan": plan_document(conversion),
+        "recipe": {"attach": None if conversion.recipe.attach is None else {"name": conversion.recipe.attach.name}},
+    }
+    repo = resolve_target(connection, options, named)
+    return prepare(connection, from_conversion(connection, conversion), options, repo)
