@@ -9,6 +9,11 @@ of huggingface_hub its contract comes from), and Git LFS's batch protocol. Nothi
         subprocess.run([..., "push"], env={**os.environ, **hub.environment(token, tmp_path / "home")})
         assert hub.repo("me/copy").files()["model.safetensors"].sha256 == ...
         assert hub.received < 1_000_000
+
+Without a child process: `with hub.inside(token, home): ...` points the huggingface_hub of this process at the server.
+Faults: `hub.inject(Fault("drop", method="POST", path_pattern="/commit/", when="after"))`; `hub.fired` says which
+struck. `hub.states("me/copy")` is every state that main ever showed, `hub.journal` every change, `hub.push(...)`
+somebody else's commit, `hub.options.older = True` a Hub without server-side copies.
 """
 
 from tests.hub_server.blobs import File

@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
     def _before(self, faults: list[Fault], body: Body) -> Answer | None:
         """Faults that strike before the request has any effect."""
         for fault in faults:
-            if fault.kind == "slow":
+            if fault.kind == "slow" and fault.when == "before":
                 self.closing.wait(fault.seconds)
             if fault.action is not None:
                 fault.action()
@@ -62,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
     def _after(self, faults: list[Fault], answer: Answer) -> Answer:
         """Faults that strike when the effect is there but the answer isn't."""
         for fault in faults:
+            if fault.when == "after" and fault.kind == "slow":
+                self.closing.wait(fault.seconds)
             if fault.when == "after" and fault.kind == "drop":
                 raise GoneError
             if fault.when == "after" and fault.kind == "status":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import RLock
 
 from tests.hub_server.accounts import Account
@@ -39,12 +40,21 @@ class Options:
 
 @dataclass
 class Upload:
-    """An LFS upload that the batch answer promised: its tickets are the only permission that a PUT needs."""
+    """An LFS upload that the batch answer promised: its ticket is the only permission that a PUT needs.
+
+    Attributes:
+        repo: where the object is to be linked.
+        sha256: its content's.
+        size: in bytes.
+        parts: number to ETag of the parts that are at their place in the file at `path`.
+        path: of the parts; None before the first.
+    """
 
     repo: Repo
     sha256: str
     size: int
-    parts: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    parts: dict[int, str] = field(default_factory=dict)
+    path: Path | None = None
 
 
 class State:

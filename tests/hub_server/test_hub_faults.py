@@ -117,6 +117,20 @@ def test_a_slow_answer(hub: HubServer) -> None:
         get_session().get(f"{hub.url}/api/whoami-v2", timeout=0.1)
 
 
+def test_a_client_that_gives_up_waiting_cannot_tell_what_happened(hub: HubServer, me: Any) -> None:
+    """The commit stands before the wait; a client that timed out and looks finds it."""
+    url, headers = f"{hub.url}/api/models/me/model/commit/main", me._build_hf_headers()
+    lines = (
+        '{"key": "header", "value": {"summary": "Add"}}\n'
+        '{"key": "file", "value": {"path": "a", "content": "YQ==", "encoding": "base64"}}\n'
+    )
+    hub.inject(Fault("slow", path_pattern="/commit/", seconds=5, when="after"))
+    with pytest.raises(connection_errors()):
+        get_session().post(url, content=lines, headers=headers, timeout=0.5)
+    assert [sorted(state) for state in hub.states("me/model")] == [[".gitattributes"], [".gitattributes", "a"]]
+    assert hub.repo("me/model").read("a") == b"a"
+
+
 def test_a_truncated_body(hub: HubServer, me: Any) -> None:
     """Content-Length says more than comes; huggingface_hub tries again (from 0: it writes pieces of 10 MB)."""
     upload(me)

@@ -71,7 +71,7 @@ def put(call: Call) -> Answer:
 
 @route("PUT", "/uploads/{ticket}/{number}")
 def put_part(call: Call) -> Answer:
-    """One part; it may be sent again."""
+    """One part, written at its place; it may be sent again."""
     upload, number = _promised(call), int(call.parts["number"])
     data = call.body.read()
     start = (number - 1) * call.state.options.part_size
@@ -79,25 +79,29 @@ def put_part(call: Call) -> Answer:
         refuse(400, f"Part {number} has {len(data)} bytes")
     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
     with call.state.lock:
-        upload.parts[number] = (etag, data)
+        if upload.path is None:
+            upload.path = call.state.blobs.staging_path()
+            upload.path.touch()
+        with upload.path.open("r+b") as file:
+            file.seek(start)
+            file.write(data)
+        upload.parts[number] = etag
     return Answer(200, {"ETag": f'"{etag}"'})
 
 
 @route("POST", "/uploads/{ticket}")
 def complete(call: Call) -> Answer:
-    """Join the parts."""
+    """All parts are there: check the whole. Done once, it may be asked for again."""
     upload, wanted = _promised(call), call.json()
     listed = [(int(part["partNumber"]), str(part["etag"]).strip('"')) for part in wanted["parts"]]
     with call.state.lock:
-        held = sorted((number, etag) for number, (etag, _) in upload.parts.items())
-        if listed != held or wanted["oid"] != upload.sha256:
+        if listed != sorted(upload.parts.items()) or wanted["oid"] != upload.sha256:
             refuse(400, "InvalidPart")
-        data = b"".join(upload.parts[number][1] for number, _ in held)
-        _check(upload, hashlib.sha256(data).hexdigest(), len(data))
-        path = call.state.blobs.staging_path()
-        path.write_bytes(data)
-        upload.parts.clear()
-        _keep(call, upload, path)
+        if upload.path is not None:
+            with upload.path.open("rb") as file:
+                _check(upload, hashlib.file_digest(file, "sha256").hexdigest(), upload.path.stat().st_size)
+            _keep(call, upload, upload.path)
+            upload.path = None
     return as_json({"success": True}, headers=_LFS)
 
 
