@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctxforge import pipeline
 from ctxforge.recipe import ConversionRecipe, Given, OutputOptions, parse_attachment, parse_method, validated
@@ -15,9 +15,10 @@ from ctxforge.static_checks import check as check
 if TYPE_CHECKING:
     from ctxforge.calibrate.run.request import Calibrated
     from ctxforge.differences import Differences
+    from ctxforge.publish import Published
     from ctxforge.verification import VerifyReport, VerifySettings
 
-__all__ = ["CheckReport", "calibrate", "check", "diff", "extend", "inspect", "plan", "verify"]
+__all__ = ["CheckReport", "calibrate", "check", "diff", "extend", "inspect", "plan", "push", "verify"]
 
 
 def extend(
@@ -193,6 +194,45 @@ def diff(
     from ctxforge.differences import differences
 
     return differences(before, after, with_bytes=with_bytes, trust_recorded=trust_recorded)
+
+
+def push(
+    folder: str | Path,
+    repo: str | None = None,
+    *,
+    private: bool | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    report: Mapping[str, Any] | None = None,
+    yes: bool = False,
+    force: bool = False,
+) -> Published:
+    """Publish a checkpoint folder on the Hub in one commit; what its source there has too is copied there.
+
+    The Hub and the token are those of the environment: HF_ENDPOINT, HF_TOKEN or the login.
+
+    Args:
+        folder: what `extend` or `calibrate` wrote, or another checkpoint.
+        repo: owner/name, or a name of your own; None for <you>/<model>-<method>-<length>.
+        private: make a new repository private, or public; None for the owner's default.
+        branch: commit there instead of to main.
+        create_pr: open a pull request instead of committing.
+        message: title of the commit.
+        report: what `verify` measured (`VerifyReport.to_dict()`), for the card.
+        yes: go on where publishing would stop and ask: a public copy of a gated or private model, a repository that
+            holds something else, another licence.
+        force: publish a folder that fails `check`.
+
+    Raises:
+        CtxforgeError: with `cause`, `remedy` and `exit_code`; the branch is as it was.
+    """
+    from ctxforge import publish
+
+    options = publish.PushOptions(
+        repo=repo, private=private, branch=branch, create_pr=create_pr, message=message, yes=yes, force=force
+    )
+    return publish.push(Path(folder), options, report=report)
 
 
 def _recipe(
