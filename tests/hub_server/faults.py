@@ -25,8 +25,8 @@ class Fault:
         seconds: of "slow".
         headers: added to the answer of "status" (Retry-After, say).
         when: "before" the request has any effect, "during" its body (half of it was read, no effect), or "after" it
-            took effect and only the answer is lost. For "drop", "status" and "slow"; a request that waits "before" takes
-            effect after the wait, whether its client is still there or not.
+            took effect and only the answer is lost. For "drop", "status" and "slow"; a request that waits "before"
+            takes effect after the wait, whether its client is still there or not.
         message: the error message of "status".
         code: X-Error-Code of "status".
         keep: bytes of the body that "truncate" lets through; None for half.
