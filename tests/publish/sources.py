@@ -1,4 +1,4 @@
-"""Checkpoints to publish: the bundled model in three shards, one of which no fold touches, and a tiny one of zeros."""
+"""Checkpoints to publish: the bundled model in three shards, one of which no fold touches, and a tiny one of ones."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def sharded_bundled(folder: Path) -> Path:
     return folder
 
 
-def zeros(folder: Path, *, shards: int = 2) -> Path:
-    """A Llama of 256 parameters a layer, one layer a shard, all zeros: a few kilobytes."""
+def ones(folder: Path, *, shards: int = 2) -> Path:
+    """A Llama of 256 parameters a layer, one layer a shard, all ones: a few kilobytes."""
     folder.mkdir(parents=True)
     config = {**CONFIG, "num_hidden_layers": shards}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -56,7 +56,9 @@ def zeros(folder: Path, *, shards: int = 2) -> Path:
         if i == 0:
             shapes["model.embed_tokens.weight"] = (8, 16)
         name = f"model-{i + 1:05}-of-{shards:05}.safetensors"
-        (folder / name).write_bytes(safetensors_bytes(shapes))
+        data = safetensors_bytes(shapes)
+        start = 8 + int.from_bytes(data[:8], "little")
+        (folder / name).write_bytes(data[:start] + b"\x80\x3f" * ((len(data) - start) // 2))
         weight_map |= dict.fromkeys(shapes, name)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
