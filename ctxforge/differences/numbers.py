@@ -33,9 +33,10 @@ _EIGHT_BIT = {
 
 
 def amounts(before: bytes, after: bytes, dtype: str) -> Amounts:
-    """Compare elements of one safetensors dtype, given as equally many bytes; differences in float64.
+    """Compare elements of one safetensors dtype, given as equally many bytes.
 
-    Dtypes below eight bits are compared by bytes, without amounts; integers beyond 2^53 are rounded.
+    Differences are computed in float64, those of floats of 16 bits and less in float32, so that they are rounded to
+    seven digits. Dtypes below eight bits are compared by bytes, without amounts; integers beyond 2^53 are rounded.
     """
     import numpy as np
 
@@ -69,10 +70,14 @@ def _measured(elements: int, changed: int, before: bytes, after: bytes, dtype: s
     if not len(a):
         return Amounts(elements, changed, not_finite=not_finite)
     # Halved, so that the difference of two of the largest numbers doesn't overflow.
-    apart = np.abs(b * 0.5 - a * 0.5)
-    scale = np.maximum(np.abs(a), np.abs(b)) * 0.5
-    relative = np.divide(apart, scale, out=np.zeros_like(apart), where=scale > 0)
-    return Amounts(elements, changed, 2.0 * float(apart.max()), float(relative.max()), not_finite)
+    a, b = a * a.dtype.type(0.5), b * b.dtype.type(0.5)
+    apart = np.abs(b - a)
+    scale = np.maximum(np.abs(a), np.abs(b))
+    # Both zero, of either sign: no difference, and nothing to divide by.
+    scale[scale == 0] = 1
+    apart_most = 2.0 * float(apart.max())
+    apart /= scale
+    return Amounts(elements, changed, apart_most, float(apart.max()), not_finite)
 
 
 def _values(data: bytes, dtype: str) -> NDArray[Any]:
@@ -83,7 +88,7 @@ def _values(data: bytes, dtype: str) -> NDArray[Any]:
     if dtype in _NATIVE:
         found = np.frombuffer(data, _NATIVE[dtype])
         return found.astype(np.complex128 if dtype == "C64" else np.float64)
-    return decode(data, dtype).astype(np.float64)
+    return decode(data, dtype).astype(np.float64 if DTYPE_BITS[dtype] > 16 else np.float32, copy=False)
 
 
 @cache
@@ -91,7 +96,7 @@ def _table(dtype: str) -> NDArray[Any]:
     """The 256 values of an eight-bit float."""
     import numpy as np
 
-    return np.array([_eight_bit(code, *_EIGHT_BIT[dtype]) for code in range(256)])
+    return np.array([_eight_bit(code, *_EIGHT_BIT[dtype]) for code in range(256)], np.float32)
 
 
 def _eight_bit(code: int, exponent_bits: int, mantissa_bits: int, bias: int, kind: str) -> float:

@@ -55,8 +55,8 @@ def test_every_code_of_the_eight_bit_floats(dtype: str) -> None:
         before = bytes([code]) * 256
         found, wanted = amounts(before, codes, dtype), reference(before, codes, dtype)
         assert (found.changed, found.not_finite) == (255, wanted.not_finite)
-        assert found.largest == wanted.largest
-        assert found.largest_relative == pytest.approx(wanted.largest_relative, rel=1e-15)
+        assert found.largest == pytest.approx(wanted.largest, rel=1e-6)
+        assert found.largest_relative == pytest.approx(wanted.largest_relative, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", TORCH)
@@ -68,8 +68,9 @@ def test_random_bits(dtype: str) -> None:
         after[source.randrange(len(after))] ^= 1 << source.randrange(8)
     found, wanted = amounts(bytes(before), bytes(after), dtype), reference(bytes(before), bytes(after), dtype)
     assert (found.elements, found.changed, found.not_finite) == (wanted.elements, wanted.changed, wanted.not_finite)
-    assert found.largest == pytest.approx(wanted.largest, rel=1e-12)
-    assert found.largest_relative == pytest.approx(wanted.largest_relative, rel=1e-12)
+    digits = 1e-6 if dtype in ("F16", "BF16") or dtype.startswith("F8") else 1e-12
+    assert found.largest == pytest.approx(wanted.largest, rel=digits)
+    assert found.largest_relative == pytest.approx(wanted.largest_relative, rel=digits)
 
 
 def test_by_hand() -> None:

@@ -85,9 +85,9 @@ class TestConversions:
             scale = torch.maximum(a.abs(), b.abs())
             assert one.amounts is not None
             assert one.amounts.changed == int((a != b).sum())
-            assert one.amounts.largest == apart.max().item()
+            assert one.amounts.largest == pytest.approx(apart.max().item(), rel=1e-6)
             relative = (apart / scale.clamp_min(1e-300)).max().item()
-            assert one.amounts.largest_relative == pytest.approx(relative, rel=1e-12)
+            assert one.amounts.largest_relative == pytest.approx(relative, rel=1e-6)
         assert list(found.by_group) == ["model.layers.*.self_attn.q_proj.weight"]
 
     def test_a_changed_base_shows_in_the_slowest_pair(self, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ class TestBytes:
         word = shard(source).read_bytes()[info.start + 6 : info.start + 8]
         a = torch.frombuffer(bytearray(word), dtype=torch.bfloat16).item()
         b = torch.frombuffer(bytearray([word[0] ^ 1, word[1]]), dtype=torch.bfloat16).item()
-        assert one.amounts.largest == abs(b - a)
+        assert one.amounts.largest == pytest.approx(abs(b - a))
         assert one.amounts.largest_relative == pytest.approx(abs(b - a) / max(abs(a), abs(b)))
         assert found.json == ()
         assert found.headers == ()
