@@ -43,7 +43,9 @@ def read_batch(path: Path) -> Contents:
     """
     reader = _Reader()
     reader.read(path, ())
-    return Contents(reader.defaults, tuple(reader.jobs), tuple(reader.matrices), reader.output, tuple(reader.done))
+    return Contents(
+        reader.defaults, tuple(reader.jobs), tuple(reader.matrices), reader.output, tuple(reader.done.values())
+    )
 
 
 class _Reader:
@@ -52,7 +54,7 @@ class _Reader:
         self.jobs: list[Node] = []
         self.matrices: list[Node] = []
         self.output: str | None = None
-        self.done: dict[Path, None] = {}
+        self.done: dict[Path, Path] = {}
 
     def read(self, path: Path, chain: tuple[Path, ...]) -> None:
         same = Path(os.path.realpath(path))
@@ -67,7 +69,7 @@ class _Reader:
             if not isinstance(node.value, str) or not node.value:
                 raise wrong(node.place, "an include is no path", "write the path of a file, relative to this one")
             self._include(path, node, chain)
-        self.done[same] = None
+        self.done[same] = path
         self._take(root)
 
     def _include(self, path: Path, node: Node, chain: tuple[Path, ...]) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -51,11 +52,10 @@ class Journal:
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        self._made = not path.parent.is_dir()
+        self._torn = False
+        self.descriptor = _opened(path)
         try:
-            _lock(self.descriptor, path)
             with writing(path.parent):
                 data = b"" if fresh else _read(self.descriptor)
                 whole = data[: data.rfind(b"\n") + 1]
@@ -75,14 +75,24 @@ class Journal:
             ResourceError: the disk is full or failed.
         """
         data = b"".join(json.dumps(event, ensure_ascii=True).encode() + b"\n" for event in events)
+        if self._torn:  # an interrupt, or a full disk, cut the last line
+            data = b"\n" + data
+        self._torn = True
         with writing(self.path.parent, len(data)):
             view = memoryview(data)
             while view:
                 view = view[os.write(self.descriptor, view) :]
             os.fsync(self.descriptor)
+        self._torn = False
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back; a journal in which nothing stands goes."""
+        if os.fstat(self.descriptor).st_size == 0:
+            with suppress(OSError):
+                self.path.unlink()
+            if self._made:
+                with suppress(OSError):
+                    self.path.parent.rmdir()
         os.close(self.descriptor)
 
     def __enter__(self) -> Journal:
@@ -119,6 +129,32 @@ def _read(descriptor: int) -> bytes:
     while part := os.read(descriptor, 1 << 20):
         parts.append(part)
     return b"".join(parts)
+
+
+def _opened(path: Path) -> int:
+    """The journal's file, locked."""
+    while True:
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        try:
+            _lock(descriptor, path)
+            # The run before may have removed it, empty, between our open and our lock: then it locks nobody out.
+            if same_file(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def same_file(path: Path, descriptor: int) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        there, ours = path.stat(), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,7 +194,7 @@ def _placed_output(job: Job, conversion: Conversion, output: Path) -> tuple[Job,
     if spec.push is not None and spec.push.repo is not None:
         repo = filled(spec.push.repo, values, job.node.at(["push", "repo"]))
         spec = replace(spec, push=replace(spec.push, repo=repo))
-    return replace(job, spec=spec), (output / out).absolute()
+    return replace(job, spec=spec), Path(os.path.normpath(output / out))
 
 
 def _placed(job: Job, error: CtxforgeError) -> CtxforgeError:

@@ -132,7 +132,7 @@ class _Builder:
         if depth > _DEEPEST or self._made > _MOST:
             raise wrong(place, "too deeply nested, or its aliases stand for too much", "write it flatter")
         if node.id == "scalar" and node.tag == _TEXT:
-            return Node(node.value if node.style is not None else _scalar(node.value), place)
+            return Node(_whole(node.value, place) if node.style is not None else _scalar(node.value), place)
         if node.id == "sequence" and node.tag == _LIST:
             return Node([self.build(item, depth + 1) for item in node.value], place)
         if node.id == "mapping" and node.tag == _MAP:
@@ -162,6 +162,16 @@ class _Builder:
 
     def _place(self, node: Any) -> Place:
         return Place(self._name, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _whole(text: str, place: Place) -> str:
+    """Quoted text, with the two halves that JSON writes a rare character in put together."""
+    if text.isascii() or not any("\ud800" <= one <= "\udfff" for one in text):
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise wrong(place, "holds half a character", "write the character itself") from None
 
 
 def _scalar(text: str) -> Plain:

@@ -102,7 +102,10 @@ class LocalExecutor:
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Remove the folder of logs where nothing was printed."""
+        if self._logs is not None:
+            with suppress(OSError):
+                self._logs.rmdir()
 
 
 class _Child:
@@ -112,6 +115,7 @@ class _Child:
         self.task = task
         self.reader, writer = Pipe(duplex=False)
         self._result: TaskResult | None = None
+        self._asked = False
         self._log: Path | None = None
         output: int | None = None
         if logs is not None:
@@ -146,6 +150,7 @@ class _Child:
 
     def interrupt(self) -> None:
         """Ask the process to end."""
+        self._asked = True
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
 
@@ -172,6 +177,8 @@ class _Child:
             self._log.unlink()
 
     def _died(self) -> TaskResult:
+        if self._asked:
+            return TaskResult("interrupted")
         code = self._process.returncode
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         remedy = "free some memory if the system killed it, and run again with --resume"
