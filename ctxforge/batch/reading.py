@@ -96,7 +96,7 @@ def _check_json(text: str, name: str) -> None:
 
 
 def _yaml(text: str, name: str) -> Node:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     class Loader(yaml.SafeLoader):
         """Every plain scalar stays text; `_scalar` decides what it means."""
