@@ -101,7 +101,7 @@ def _commit(connection: Connection, intent: Intent, operations: list[Any]) -> La
         try:
             return _send(connection, intent, operations)
         except Exception as error:
-            refused = _refused_copy(error)
+            refused = _refused_copy(error, proposing=intent.proposing)
             if refused is not None and (attempt > 1 or status_of(error) is not None):
                 raise refused from error
             # The answer may be what was lost, and not the commit.
@@ -181,7 +181,7 @@ def commit_url(connection: Connection, repo: str, sha: str) -> str:
     return f"{connection.endpoint}/{repo}/commit/{sha}"
 
 
-def _refused_copy(error: BaseException) -> CopyRefusedError | None:
+def _refused_copy(error: BaseException, *, proposing: bool) -> CopyRefusedError | None:
     from huggingface_hub.errors import FileDuplicationError
 
     for one in chain(error):
@@ -189,8 +189,12 @@ def _refused_copy(error: BaseException) -> CopyRefusedError | None:
             reason = next((line.split(":", 1)[1].strip() for line in str(one).splitlines() if _SHA256.search(line)), "")
             said = f"the server refuses to copy it ({reason[:80]})" if reason else "the server refuses to copy it"
             return CopyRefusedError(frozenset(_SHA256.findall(str(one))), said)
-    if path_of(error).endswith("/lfs-files/duplicate") and status_of(error) in _NOT_OFFERED:
-        return CopyRefusedError(
-            frozenset(), f"this Hub doesn't copy between repositories (it answered {status_of(error)})"
-        )
+    if path_of(error).endswith("/lfs-files/duplicate"):
+        status = status_of(error)
+        if status in _NOT_OFFERED:
+            return CopyRefusedError(
+                frozenset(), f"this Hub doesn't copy it between repositories (it answered {status})"
+            )
+        if status == 403 and proposing:
+            return CopyRefusedError(frozenset(), "copying needs write access to the target")
     return None

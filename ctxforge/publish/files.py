@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxforge.checkpoint import file_sha256
-from ctxforge.checkpoint.files import BLOCK, open_regular, reading
+from ctxforge.checkpoint.files import BLOCK, open_regular, read_small, reading
 
 if TYPE_CHECKING:
     from ctxforge.checkpoint.patch import TensorPatch
+
+
+_SMALL = 2_000_000
+"""Local files up to so many bytes are handled in memory, weights aside."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,13 @@ class Wanted:
         return self.contents.size
 
 
+def from_disk(path: Path, size: int) -> Data | OnDisk:
+    """The contents of a local file: a small one is read, and travels inside the commit."""
+    if size > _SMALL:
+        return OnDisk(path, size)
+    return Data(read_small(path, str(path), _SMALL))
+
+
 def git_blob_id(data: bytes) -> str:
     """The id that git gives a blob with these contents: SHA-1 of `blob <size>`, a zero byte and the contents."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
@@ -148,4 +159,15 @@ def already_held(wanted: Wanted, held: Held | None, results: Mapping[str, str]) 
     return contents.sha256 == held.sha256 if held.sha256 else contents.oid == held.oid
 
 
-__all__ = ["Contents", "Data", "Held", "OnDisk", "OnHub", "Rewritten", "Wanted", "already_held", "git_blob_id"]
+__all__ = [
+    "Contents",
+    "Data",
+    "Held",
+    "OnDisk",
+    "OnHub",
+    "Rewritten",
+    "Wanted",
+    "already_held",
+    "from_disk",
+    "git_blob_id",
+]

@@ -15,7 +15,7 @@ from ctxforge.checkpoint.relayout import file_rewrites, growth, moves, reindexed
 from ctxforge.errors import HubError
 from ctxforge.publish.connection import Connection
 from ctxforge.publish.download import small_file
-from ctxforge.publish.files import Contents, Data, OnDisk, OnHub, Rewritten, Wanted
+from ctxforge.publish.files import Contents, Data, OnDisk, OnHub, Rewritten, Wanted, from_disk
 from ctxforge.publish.publication import README, Publication, public_record
 from ctxforge.publish.repository import Repository, read_repository
 
@@ -93,7 +93,7 @@ def _contents(
         return Rewritten(hub, patches, size + growth(patches)) if patches else hub
     disk = OnDisk(Path(os.path.realpath(root / name)), size)
     if not patches:
-        return disk
+        return disk if name in conversion.checkpoint.weight_files else from_disk(disk.path, size)
     grown = sum(rewrite.growth for rewrite in file_rewrites(disk.path, name, patches))
     return Rewritten(disk, patches, size + grown)
 

@@ -6,16 +6,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ctxforge.checkpoint import Checkpoint, file_sha256, read_checkpoint
+from ctxforge.checkpoint import Checkpoint, FileInfo, file_sha256, read_checkpoint
 from ctxforge.errors import CheckpointError, HubError, UnsupportedError, UsageError
 from ctxforge.provenance import FILE_NAME
 from ctxforge.publish.connection import Connection
 from ctxforge.publish.download import small_file
-from ctxforge.publish.files import OnDisk, Wanted
-from ctxforge.publish.publication import README, REPORT, Publication, public_record
+from ctxforge.publish.files import Contents, OnDisk, Wanted, from_disk
+from ctxforge.publish.publication import OF_THE_REPOSITORY, README, REPORT, Publication, public_record
 from ctxforge.publish.repository import Repository, read_repository
+
+if TYPE_CHECKING:
+    from ctxforge.static_checks import Check
 
 _NOT_PUBLISHED = frozenset({README, FILE_NAME, ".gitignore"})
 
@@ -40,8 +43,8 @@ def from_folder(
     recorded = checkpoint.json_files.get(FILE_NAME)
     source, notes = (None, ()) if recorded is None else _source(connection, recorded)
     own = _own_card(root, recorded)
-    card = _read_text(root / README)
-    if own is None and source is not None and README in source.files:
+    card = None if own is not None else _read_text(root / README)
+    if source is not None and README in source.files:
         card = small_file(connection, source, source.files[README]).read_text(encoding="utf-8", errors="replace")
     if checkpoint.ignored:
         names = ", ".join(info.name for info in checkpoint.ignored[:3])
@@ -49,7 +52,7 @@ def from_folder(
     return Publication(
         name=str(folder),
         wanted=tuple(
-            Wanted(info.name, OnDisk(Path(os.path.realpath(root / info.name)), info.size))
+            Wanted(info.name, _contents(checkpoint, Path(os.path.realpath(root / info.name)), info))
             for info in checkpoint.files
             if info.name not in _NOT_PUBLISHED
         ),
@@ -82,13 +85,23 @@ def read_folder(folder: Path, *, force: bool) -> Checkpoint:
     checkpoint = read_checkpoint(Path(folder))
     if checkpoint.weights == "gguf":
         raise UnsupportedError(f"{folder} holds a GGUF file.", "Publish the safetensors checkpoint it was made from.")
-    failed = [one for one in check(folder).checks if one.verdict == "fail"]
+    failed = [one for one in check(folder).checks if one.verdict == "fail" and not _of_the_card(one)]
     if failed and not force:
         raise UsageError(
             f"{folder} fails the check {failed[0].name}: {failed[0].detail}",
             "Repair it (ctxforge check shows all), or publish it as it is with --force.",
         )
     return checkpoint
+
+
+def _contents(checkpoint: Checkpoint, path: Path, info: FileInfo) -> Contents:
+    weight = info.name in checkpoint.weight_files
+    return OnDisk(path, info.size) if weight else from_disk(path, info.size)
+
+
+def _of_the_card(check: Check) -> bool:
+    """Whether a failed check is only about files that the user may change at will."""
+    return bool(check.faults) and all(fault.file in OF_THE_REPOSITORY for fault in check.faults)
 
 
 def ancestors(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -73,8 +73,6 @@ def find_route(
     contents = wanted.contents
     if already_held(wanted, None if target is None else target.files.get(wanted.path), results):
         return Step(wanted, "kept")
-    if isinstance(contents, Data):
-        return Step(wanted, "sent", upload=in_commit(contents.size))
     if isinstance(contents, Rewritten):
         from_hub = isinstance(contents.source, OnHub) and not cached
         return Step(
@@ -85,6 +83,8 @@ def find_route(
     held, why_not = _copyable(wanted, source, target, refused or Refused())
     if held is not None:
         return Step(wanted, "copied", copy=held)
+    if isinstance(contents, Data):
+        return Step(wanted, "sent", upload=in_commit(contents.size))
     if isinstance(contents, OnDisk):
         return Step(wanted, "uploaded", upload=contents.size, reason=why_not)
     return Step(wanted, "fetched", 0 if cached else contents.size, contents.size, why_not)
@@ -102,7 +102,7 @@ def _copyable(
         return None, "the source has no such file"
     if held.sha256 is None:
         return None, "the source keeps it as a small file"
-    if isinstance(contents, OnDisk) and contents.sha256 != held.sha256:
+    if isinstance(contents, (Data, OnDisk)) and contents.sha256 != held.sha256:
         return None, "it differs from the source's"
     if wanted.path in refused.paths:
         return None, refused.reason

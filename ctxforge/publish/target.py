@@ -25,7 +25,7 @@ def parse_target(text: str) -> str:
     """
     given = text.strip()
     path = urlsplit(given).path.strip("/") if given.startswith(("https://", "http://")) else given
-    path = path.removeprefix("hf://").removeprefix("models/").strip("/")
+    path = path.removeprefix("hf://").removeprefix("models/")
     if path.partition("/")[0] in _OTHER_TYPES:
         raise UsageError(
             f"{ascii_name(given)} is not a model repository: its address begins with {path.partition('/')[0]}/.",
