@@ -30,12 +30,14 @@ COMMANDS = {
     "engines": "Show which engines compute what a config means.",
     "verify": "Measure perplexity and retrieval, and judge them by gates.",
     "compare": "Measure several methods on one model and rank them.",
+    "card": "Show the model card that a folder would be published with.",
     "push": "Publish a checkpoint folder on the Hub, in one commit.",
     "run": "Run the jobs of a batch file.",
     "gguf": "Give a converted GGUF the rotation that conversion lost.",
     "methods": "List the methods, or explain one.",
     "attachments": "List the attention systems, or explain one.",
     "schema": "Print the JSON Schema of batch files.",
+    "templates": "List files to start from, or write one.",
     "demo": "Extend the bundled model with several methods and compare.",
 }
 
