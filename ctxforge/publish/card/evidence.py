@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ctxforge.lengths import format_length
 from ctxforge.publish.card.markdown import Markdown, table
 from ctxforge.publish.card.record import Record
-from ctxforge.verification.html import external_tables, protocol_tables, tables, task_tables
+from ctxforge.verification.html import external_tables, numbers, protocol_tables, tables, task_tables
 from ctxforge.verification.html.gates_view import gate_views, verdict_view
 from ctxforge.verification.html.tables import Table
 
@@ -32,6 +32,7 @@ class Evidence:
 
     Attributes:
         verdict, words: of the gates; "not judged" where there were none.
+        headline: the figures at the target length, in words; empty where there are none.
         finite: False where losses were not finite numbers.
         effective: how far the gates hold, in words; empty where that was not judged.
         trained, target: the lengths that were measured, in words.
@@ -48,6 +49,7 @@ class Evidence:
 
     verdict: str
     words: str
+    headline: str
     finite: bool
     effective: str
     trained: str
@@ -73,6 +75,7 @@ def evidence(report: VerifyReport, record: Record) -> Evidence:
     return Evidence(
         verdict=verdict.word,
         words=verdict.words,
+        headline=_headline(report),
         finite=report.result.finite,
         effective="" if report.effective is None else report.effective.words,
         trained=format_length(trained),
@@ -113,6 +116,22 @@ def evidence(report: VerifyReport, record: Record) -> Evidence:
         notes=report.notes,
         compared=report.source is not None,
     )
+
+
+def _headline(report: VerifyReport) -> str:
+    """Perplexity and retrieval at the target, and what short text lost."""
+    target, parts = report.protocol.target_length, []
+    scores = [next((s for s in m.lengths if s.length == target), None) for m in tables.models_of(report)]
+    if scores[-1] is not None:
+        theirs = scores[0] if len(scores) == 2 else None
+        beside = "" if theirs is None else f" ({numbers.perplexity(theirs.ppl)} unmodified)"
+        parts.append(f"perplexity {numbers.perplexity(scores[-1].ppl)}{beside}")
+    share = tables.exact_at(report.result, target)
+    if share is not None:
+        parts.append(f"{numbers.percent(share.value)} of {share.units} answers found ({numbers.shares(share)})")
+    if report.short_context is not None:
+        parts.append(f"{numbers.nats(report.short_context.mean)} nats a token on short text")
+    return f"At {format_length(target)}: {', '.join(parts)}." if parts else ""
 
 
 def _protocol_remarks(report: VerifyReport) -> list[str]:

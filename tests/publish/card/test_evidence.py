@@ -53,6 +53,17 @@ def test_the_tables_are_those_of_the_report() -> None:
     assert report.protocol.needle_form.strip().replace("{", "").split()[0] in text
 
 
+def test_the_headline() -> None:
+    report, top = stored(), verified().text.partition("## What was changed")[0]
+    assert report.source is not None
+    assert report.short_context is not None
+    ours, theirs = report.result.lengths[-1].ppl, report.source.lengths[-1].ppl
+    words = f"At 2k: perplexity {ours:.2f} ({theirs:.2f} unmodified), 95 % of 40 answers found (83–99 %),"
+    assert f"{words} {report.short_context.mean:+.4f} nats a token on short text." in top
+    bare = dataclasses.replace(report, source=None, short_context=None)
+    assert f"At 2k: perplexity {ours:.2f}, 95 % of 40 answers" in card(verify_report=bare.to_dict()).text
+
+
 def test_every_gate_with_its_interval() -> None:
     report, text = stored(), verification(stored())
     judgement = report.judgement
