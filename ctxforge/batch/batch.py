@@ -18,7 +18,6 @@ from ctxforge.batch.expanding import MANY, Job, chosen, count_jobs, expand
 from ctxforge.batch.including import read_batch
 from ctxforge.batch.journal import Journal, Record
 from ctxforge.batch.planning import Planned, Refused, plan_jobs
-from ctxforge.batch.publishing import refuse_without_publisher
 from ctxforge.batch.results import JobResult, described, worst
 from ctxforge.batch.resuming import decide
 from ctxforge.batch.running import Due, Runner, Said
@@ -111,12 +110,12 @@ def prepare(path: Path, options: BatchOptions, told: Told | None = None) -> Prep
     jobs = chosen(expand(contents), options.only)
     for job in jobs:
         _refuse_remote_code(job, options.trust_remote_code)
-        if job.spec.push is not None:
-            refuse_without_publisher()
     output = (options.output or Path(contents.output or ".")).expanduser().absolute()
     sources = Sources()
     say = told or (lambda _what, _done, _total: None)
-    found = plan_jobs(jobs, sources, output, lambda done, all_jobs: say("planning", done, all_jobs))
+    found = plan_jobs(
+        jobs, sources, output, yes=options.yes, told=lambda done, all_jobs: say("planning", done, all_jobs)
+    )
     planned = tuple(one for one in found if isinstance(one, Planned))
     refused = tuple(one for one in found if isinstance(one, Refused))
     if refused and not options.keep_going:
@@ -181,6 +180,7 @@ def run(
                 journal,
                 prepared.sources,
                 shared,
+                prepared.output / f"{prepared.stem}.reports",
                 keep_going=options.keep_going,
                 yes=options.yes,
                 said=said,

@@ -22,10 +22,11 @@ def refuse_alike(planned: Sequence[Planned]) -> None:
     taken: dict[Path, Planned] = {}
     pushed: dict[tuple[str, str], Planned] = {}
     for one in planned:
-        place = _real(one.out)
-        if place in taken:
-            raise _twice(one, taken[place], f"the output {one.out}", "out")
-        taken[place] = one
+        if one.written:
+            place = _real(one.out)
+            if place in taken:
+                raise _twice(one, taken[place], f"the output {one.out}", "out")
+            taken[place] = one
         push = one.job.spec.push
         if push is not None and not push.create_pr:
             target = (_repository(one).lower(), push.branch or "main")
@@ -33,7 +34,7 @@ def refuse_alike(planned: Sequence[Planned]) -> None:
                 raise _twice(one, pushed[target], f"the branch {target[1]} of {_repository(one)}", "push")
             pushed[target] = one
     for one in planned:
-        for parent in _real(one.out).parents:
+        for parent in _real(one.out).parents if one.written else ():
             if parent in taken:
                 raise wrong(
                     one.job.node.at(["out"]),

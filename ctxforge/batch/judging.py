@@ -39,6 +39,8 @@ def judge(task: Task, told: Told) -> dict[str, Any]:
     )
     judgement = found.judgement
     assert judgement is not None
+    if task.reports is not None:
+        _write_text(str(Path(task.reports) / f"{task.name}.json"), json.dumps(found.to_dict(), indent=2))
     _write(task, found)
     return {
         "verdict": str(judgement.verdict),

@@ -53,9 +53,9 @@ def verify_key(converted: str, spec: VerifySpec, text: str) -> str:
     return key_of(__version__, converted, _fields(spec), hashlib.sha256(text.encode()).hexdigest(), data, gates)
 
 
-def push_key(converted: str, spec: PushSpec, repo: str | None) -> str:
+def push_key(converted: str, spec: PushSpec) -> str:
     """Of the publication of a conversion with the key `converted`."""
-    return key_of(__version__, converted, _fields(spec), repo)
+    return key_of(__version__, converted, _fields(spec))
 
 
 def _fields(spec: CalibrateSpec | VerifySpec | PushSpec) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ctxforge import pipeline
 from ctxforge.batch.expanding import Job, method_label, source_label
 from ctxforge.batch.keys import calibration_key, key_of, push_key, verify_key, work_key
 from ctxforge.batch.objects import conversion_recipe, verify_arguments
+from ctxforge.batch.publishing import needs_folder, plan_push
 from ctxforge.batch.sizes import parse_bytes
 from ctxforge.batch.sources import Source, Sources
 from ctxforge.batch.templates import filled
@@ -37,6 +38,7 @@ class Planned:
         keys: of each stage that the job has, in order.
         method, original_length, target_length: of the plan.
         bytes_to_download, bytes_to_read, bytes_to_write: of the conversion, were it alone.
+        bytes_to_upload: of its publication; of a conversion without its fine-tune where there is one.
         shareable: bytes of weight files that it doesn't change.
         light: whether it imports no torch and holds no model, so that this process may do it.
         warnings: of the plan.
@@ -55,6 +57,7 @@ class Planned:
     bytes_to_download: int
     bytes_to_read: int
     bytes_to_write: int
+    bytes_to_upload: int
     shareable: int
     light: bool
     warnings: tuple[str, ...]
@@ -63,6 +66,16 @@ class Planned:
     def name(self) -> str:
         """The job's name."""
         return self.job.name
+
+    @property
+    def key(self) -> str:
+        """Of the first stage, on which the others build."""
+        return next(iter(self.keys.values()))
+
+    @property
+    def written(self) -> bool:
+        """Whether the result is a folder here."""
+        return CONVERT in self.keys
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,12 @@ class Refused:
 
 
 def plan_jobs(
-    jobs: Sequence[Job], sources: Sources, output: Path, told: Callable[[int, int], None] | None = None
+    jobs: Sequence[Job],
+    sources: Sources,
+    output: Path,
+    *,
+    yes: bool = False,
+    told: Callable[[int, int], None] | None = None,
 ) -> list[Planned | Refused]:
     """Plan every job; a source is read once.
 
@@ -87,13 +105,14 @@ def plan_jobs(
         jobs: what to plan.
         sources: reads them.
         output: folder for outputs.
+        yes: what the user agreed to, for publishing.
         told: called with (jobs planned, of how many).
     """
     found: dict[str, Planned | Refused] = {}
     # By source, because only a few sources are kept open.
     for job in sorted(jobs, key=lambda job: (job.spec.source, job.spec.revision or "")):
         try:
-            found[job.name] = _plan(job, sources, output)
+            found[job.name] = _plan(job, sources, output, yes=yes)
         except CtxforgeError as error:
             found[job.name] = Refused(job, _placed(job, error))
         if told is not None:
@@ -101,7 +120,7 @@ def plan_jobs(
     return [found[job.name] for job in jobs]
 
 
-def _plan(job: Job, sources: Sources, output: Path) -> Planned:
+def _plan(job: Job, sources: Sources, output: Path, *, yes: bool) -> Planned:
     spec = job.spec
     if spec.version != 1:
         raise UsageError(f"version {spec.version} of a job is not known", "leave it out")
@@ -123,15 +142,18 @@ def _plan(job: Job, sources: Sources, output: Path) -> Planned:
     recipe = conversion_recipe(spec)
     source = sources.open(recipe)
     conversion = pipeline.plan(recipe, source.checkpoint)
-    job, out = _placed_output(job, conversion, output)
-    spec = job.spec
+    filled_in, out = _placed_output(job, conversion, output)
+    job, spec = filled_in, filled_in.spec
     work = work_key(conversion, source.fingerprint, calibration)
-    keys = {CONVERT: key_of(work, repr(recipe), spec.link, spec.checksum, str(out))}
+    converted = key_of(work, repr(recipe), spec.link, spec.checksum, str(out))
+    keys = {CONVERT: converted} if needs_folder(job.spec) else {}
     if spec.verify is not None:
-        keys[VERIFY] = verify_key(keys[CONVERT], spec.verify, text)
+        keys[VERIFY] = verify_key(converted, spec.verify, text)
+    upload = 0
     if spec.push is not None:
-        keys[PUSH] = push_key(keys[CONVERT], spec.push, spec.push.repo)
-    return _planned(job, recipe, out, source, conversion, work, keys)
+        upload = plan_push(conversion, spec, yes=yes).to_upload
+        keys[PUSH] = push_key(converted, spec.push)
+    return _planned(job, recipe, out, source, conversion, work, keys, upload)
 
 
 def _planned(
@@ -142,6 +164,7 @@ def _planned(
     conversion: Conversion,
     work: str,
     keys: dict[str, str],
+    upload: int,
 ) -> Planned:
     checkpoint, spec = conversion.checkpoint, job.spec
     estimate = conversion.estimate(out)
@@ -160,7 +183,8 @@ def _planned(
         target_length=conversion.plan.target_length,
         bytes_to_download=estimate.bytes_to_download,
         bytes_to_read=estimate.bytes_to_read,
-        bytes_to_write=estimate.bytes_to_write,
+        bytes_to_write=estimate.bytes_to_write if CONVERT in keys else 0,
+        bytes_to_upload=upload,
         shareable=sum(checkpoint.file_sizes[name] for name in untouched),
         light=not heavy and source.checkpoint.weights == "safetensors",
         warnings=tuple(conversion.plan.warnings),

@@ -63,7 +63,7 @@ class JobResult:
         name: of the job.
         status: done: something was done; skipped: all of it was done before; refused: it couldn't be planned.
         exit_code: 0, the failure's, or that of the gates.
-        out: the output.
+        out: the output; None where the result was published and not written.
         stages: what each stage recorded.
         seconds: it took.
         failure: why, where it failed.
@@ -87,6 +87,11 @@ class JobResult:
         """Of the gates; "" where none were judged."""
         return str(self.stages.get("verify", {}).get("verdict", ""))
 
+    @property
+    def url(self) -> str:
+        """Of the commit that published it; "" where nothing was published."""
+        return str(self.stages.get("push", {}).get("url", ""))
+
     def document(self) -> dict[str, Any]:
         """As JSON data; without what only a later run needs."""
         hidden = ("key", "snapshot", "event", "job", "stage")
@@ -103,6 +108,7 @@ class JobResult:
             "seconds": round(self.seconds, 3),
             "bytes_written": self.bytes_written,
             "verdict": self.verdict or None,
+            "url": self.url or None,
             "stages": stages,
             "error": error,
         }

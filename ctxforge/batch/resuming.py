@@ -42,6 +42,9 @@ def decide(planned: Planned, record: Record | None) -> Decision:
     stages, before, replace = tuple(planned.keys), identity(planned.out), planned.job.spec.overwrite
     if record is None:
         return Decision(stages, replace=replace, before=before)
+    if not planned.written:
+        kept = {name: found for name, found in record.stages.items() if found["key"] == planned.keys.get(name)}
+        return Decision(tuple(name for name in stages if name not in kept), kept)
     done = record.stages.get(CONVERT)
     here = done is not None and done.get("out") == str(planned.out)
     reason = ""
@@ -57,7 +60,7 @@ def decide(planned: Planned, record: Record | None) -> Decision:
         reason = changed or "the source, the plan or an option is another"
         replace = replace or is_ours(planned.out, done["snapshot"])
     begun = record.begun
-    if begun is not None and begun.get("out") == str(planned.out) and begun.get("key") == planned.keys[CONVERT]:
+    if begun is not None and begun.get("out") == str(planned.out) and begun.get("key") == planned.key:
         # What stands there now may have been finished just before the run was killed: the task looks at it.
         before = begun.get("before")
         replace = replace or bool(begun.get("replace"))

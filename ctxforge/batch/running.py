@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ctxforge.batch.executors import Executor, Handle
@@ -36,6 +37,7 @@ class Runner:
         executor: where.
         journal: is told of every start and end before anything goes on.
         sources, shared: of the batch.
+        reports: folder for the reports of verifications.
         keep_going: start further jobs after one has failed.
         yes: what the user agreed to.
         said: called with each result, how many there are, and of how many.
@@ -47,6 +49,7 @@ class Runner:
         journal: Journal,
         sources: Sources,
         shared: SharedCopies,
+        reports: Path,
         *,
         keep_going: bool = False,
         yes: bool = False,
@@ -56,6 +59,7 @@ class Runner:
         self._journal = journal
         self._sources = sources
         self._shared = shared
+        self._reports = reports
         self._keep_going = keep_going
         self._yes = yes
         self._said = said or (lambda _result, _done, _total: None)
@@ -78,7 +82,7 @@ class Runner:
                 pending.append(due)
             else:
                 stages = due.decision.kept
-                self._end(due, JobResult(due.planned.name, "skipped", of_stages(stages), str(due.planned.out), stages))
+                self._end(due, JobResult(due.planned.name, "skipped", of_stages(stages), _out(due.planned), stages))
             if CONVERT in due.decision.kept:
                 self._finished.setdefault(due.planned.work, str(due.planned.out))
         self._shared.expect([due.planned for due in pending if CONVERT in due.decision.stages])
@@ -90,7 +94,7 @@ class Runner:
             self._interrupt()
         for due in jobs:
             if due.planned.name not in self._results:
-                name, out = due.planned.name, str(due.planned.out)
+                name, out = due.planned.name, _out(due.planned)
                 self._results[name] = JobResult(name, "not run", ExitCode.OK, out, due.decision.kept)
         return self._results, interrupted
 
@@ -137,7 +141,7 @@ class Runner:
             {
                 "event": "start",
                 "job": planned.name,
-                "key": planned.keys[CONVERT],
+                "key": planned.key,
                 "out": str(planned.out),
                 "before": decision.before,
                 "replace": decision.replace,
@@ -175,6 +179,8 @@ class Runner:
             before=decision.before,
             replace=decision.replace,
             light=planned.light,
+            written=planned.written,
+            reports=str(self._reports),
             yes=self._yes,
         )
 
@@ -196,7 +202,7 @@ class Runner:
             status = "failed"
         if CONVERT in ended.stages:
             self._finished.setdefault(planned.work, str(planned.out))
-        result = JobResult(planned.name, status, code, str(planned.out), stages, ended.seconds, ended.failure)
+        result = JobResult(planned.name, status, code, _out(planned), stages, ended.seconds, ended.failure)
         end = {
             "event": "end",
             "job": planned.name,
@@ -221,3 +227,7 @@ class Runner:
                 self._take(due, handle.result())
         if self._starting is not None and self._starting.planned.name not in self._results:
             self._take(self._starting, TaskResult("interrupted"))
+
+
+def _out(planned: Planned) -> str | None:
+    return str(planned.out) if planned.written else None

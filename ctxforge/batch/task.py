@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ctxforge.batch.converting import convert
@@ -35,6 +34,8 @@ class Task:
         before: which folder stood at `out` before the work began; another one that is whole is the result already.
         replace: whether `out` may be replaced.
         light: see `Planned`.
+        written: whether the job's result is a folder here; else it is published straight away.
+        reports: folder for the reports of verifications.
         yes: what the user agreed to.
     """
 
@@ -48,6 +49,8 @@ class Task:
     before: list[int] | None = None
     replace: bool = False
     light: bool = False
+    written: bool = True
+    reports: str | None = None
     yes: bool = False
 
     @property
@@ -76,6 +79,8 @@ def run_task(task: Task, told: Told | None = None, checkpoint: Checkpoint | None
                 stages[stage] = convert(task, say, checkpoint)
             elif stage == VERIFY:
                 stages[stage] = judge(task, say)
+                if stages[stage]["exit_code"]:
+                    break  # what fails a gate is not published
             else:
                 stages[stage] = publish(task, say)
     except Exception as error:
@@ -85,8 +90,3 @@ def run_task(task: Task, told: Told | None = None, checkpoint: Checkpoint | None
             traceback.print_exc()
         return TaskResult("failed", stages, time.monotonic() - began, described(error))
     return TaskResult("done", stages, time.monotonic() - began)
-
-
-def folder(task: Task) -> Path:
-    """The task's output."""
-    return Path(task.out)

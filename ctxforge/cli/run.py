@@ -102,7 +102,7 @@ def _shown(out: Path | str) -> str:
 
 
 def _say(ui: Output, result: JobResult, done: int, total: int) -> None:
-    told = result.failure.cause if result.failure is not None else result.verdict
+    told = result.failure.cause if result.failure is not None else f"{result.verdict} {result.url}".strip()
     ui.note(f"[{done}/{total}] {result.name}: {result.status} in {result.seconds:.1f} s  {told}")
     if result.failure is not None:
         ui.note(f"  {result.failure.remedy}")
@@ -128,8 +128,9 @@ def _show_plans(ui: Output, prepared: Prepared, options: BatchOptions) -> int:
                 lengths,
                 bytes_text(planned.bytes_to_download),
                 bytes_text(planned.bytes_to_write),
+                bytes_text(planned.bytes_to_upload),
                 todo,
-                _shown(planned.out),
+                _shown(planned.out) if planned.written else "-",
             )
         )
         documents.append(
@@ -142,14 +143,15 @@ def _show_plans(ui: Output, prepared: Prepared, options: BatchOptions) -> int:
                     "to_download": planned.bytes_to_download,
                     "to_read": planned.bytes_to_read,
                     "to_write": planned.bytes_to_write,
+                    "to_upload": planned.bytes_to_upload,
                 },
                 "stages": list(stages),
                 "reason": one.decision.reason or None,
-                "out": str(planned.out),
+                "out": str(planned.out) if planned.written else None,
                 "warnings": list(planned.warnings),
             }
         )
-    ui.table(("job", "method", "tokens", "to download", "to write", "to do", "out"), rows)
+    ui.table(("job", "method", "tokens", "to download", "to write", "to upload", "to do", "out"), rows)
     failures = [(refused.name, described(refused.error)) for refused in prepared.refused]
     code = worst(failure.exit_code for _, failure in failures)
     refusals = [{"job": name, "error": vars(failure)} for name, failure in failures]

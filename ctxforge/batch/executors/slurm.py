@@ -75,17 +75,7 @@ class SlurmExecutor:
 
     def submit(self, task: Task) -> Handle:
         """Put the task into Slurm's queue with what it needs."""
-        wanted = task.resources
-        given: dict[str, Any] = {
-            "name": f"ctxforge-{task.name}"[:64],
-            "cpus_per_task": max(1, round(wanted.cpus)),
-            "gpus_per_node": round(wanted.gpus),
-            "timeout_min": wanted.minutes or _DAY,
-        }
-        if wanted.memory is not None:
-            given["mem_gb"] = parse_bytes(wanted.memory) / 1e9
-        given |= {f"slurm_{key.removeprefix('slurm_')}": value for key, value in wanted.slurm.items()}
-        self._executor.update_parameters(**given)
+        self._executor.update_parameters(**parameters(task))
         return _Sent(task, self._executor.submit(run_task, task))
 
     def wait(self, handles: Sequence[Handle], seconds: float) -> list[Handle]:
@@ -115,3 +105,18 @@ class SlurmExecutor:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def parameters(task: Task) -> dict[str, Any]:
+    """What a task needs, as submitit's executors take it."""
+    wanted = task.resources
+    given: dict[str, Any] = {
+        "name": f"ctxforge-{task.name}"[:64],
+        "cpus_per_task": max(1, round(wanted.cpus)),
+        "gpus_per_node": round(wanted.gpus),
+        "timeout_min": wanted.minutes or _DAY,
+    }
+    if wanted.memory is not None:
+        given["mem_gb"] = parse_bytes(wanted.memory) / 1e9
+    given |= {f"slurm_{key.removeprefix('slurm_')}": value for key, value in wanted.slurm.items()}
+    return given
