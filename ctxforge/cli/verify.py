@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--gates", "gates_path", type=click.Path(path_type=Path), help="Thresholds in a TOML or JSON file.")
 @click.option("--strict", is_flag=True, help="An inconclusive gate counts as failed.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the gates as JUnit XML.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the gates say: for reporting alone.")
 @click.option("--to", metavar="LENGTH", help="Target length; default: the one that the conversion recorded.")
 @click.option("--trained-length", metavar="LENGTH", help="Trained length; default: the one that was recorded.")
 @click.option("--lengths", metavar="L1,L2,...", help="Report these lengths.")
@@ -78,6 +79,7 @@ def command(
     gates_path: Path | None,
     strict: bool,
     junit: Path | None,
+    exit_zero: bool,
     to: str | None,
     trained_length: str | None,
     plot: Path | None,
@@ -130,12 +132,13 @@ def command(
         )
     judgement = found.judgement
     assert judgement is not None
+    code = 0 if exit_zero else int(judgement.exit_code)
     if not is_first():
-        return int(judgement.exit_code)
+        return code
     show(ui, found)
     write_outputs(ui, found, folder, outputs)
     ui.document(str(judgement.verdict), {"report": found.to_dict()})
-    return int(judgement.exit_code)
+    return code
 
 
 def show(ui: Output, found: VerifyReport) -> Judgement:

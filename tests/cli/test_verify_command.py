@@ -85,8 +85,10 @@ def test_a_broken_conversion_exits_1_with_the_gate_named(cli: Callable[..., obje
 def test_gates_of_ones_own(cli: Callable[..., object], converted: Path, tmp_path: Path) -> None:
     gates = tmp_path / "gates.toml"
     gates.write_text("[gates]\nshort_nll = -1.0\n")
-    ran = cli("verify", converted, *SMALL, "--no-retrieval", "--windows", "1", "--gates", gates, "--json")
-    assert ran.code == 1
+    ran = cli(
+        "verify", converted, *SMALL, "--no-retrieval", "--windows", "1", "--gates", gates, "--exit-zero", "--json"
+    )
+    assert (ran.code, ran.document["status"]) == (0, "fail")  # reported, and the job goes on
     verdicts = {gate["name"]: gate["verdict"] for gate in ran.document["report"]["judgement"]["gates"]}
     assert verdicts["short_nll"] == "fail"
     assert not [name for name in verdicts if name.startswith("retrieval")]
