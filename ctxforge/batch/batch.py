@@ -17,7 +17,8 @@ from ctxforge.batch.executors import Executor, LocalExecutor
 from ctxforge.batch.expanding import MANY, Job, chosen, count_jobs, expand
 from ctxforge.batch.including import read_batch
 from ctxforge.batch.journal import Journal, Record
-from ctxforge.batch.planning import Planned, Refused, plan_jobs
+from ctxforge.batch.outputs import identity
+from ctxforge.batch.planning import CONVERT, Planned, Refused, plan_jobs
 from ctxforge.batch.results import JobResult, described, worst
 from ctxforge.batch.resuming import decide
 from ctxforge.batch.running import Due, Runner, Said
@@ -68,6 +69,7 @@ class Prepared:
     Attributes:
         jobs: those that can be run, in the order of the file.
         refused: those that can't.
+        order: all their names, in the order of the file.
         output: folder for outputs.
         journal: file of the journal.
         stem: of the batch file's name.
@@ -76,6 +78,7 @@ class Prepared:
 
     jobs: tuple[Planned, ...]
     refused: tuple[Refused, ...]
+    order: tuple[str, ...]
     output: Path
     journal: Path
     stem: str
@@ -123,7 +126,8 @@ def prepare(path: Path, options: BatchOptions, told: Told | None = None) -> Prep
         others = f" (and {len(refused) - 1} more jobs can't be planned)" if len(refused) > 1 else ""
         raise type(first)(f"{first.cause}{others}", first.remedy)
     refuse_alike(planned)
-    return Prepared(planned, refused, output, output / f"{path.stem}{journals.SUFFIX}", path.stem, sources)
+    order = tuple(job.name for job in jobs)
+    return Prepared(planned, refused, order, output, output / f"{path.stem}{journals.SUFFIX}", path.stem, sources)
 
 
 def due_jobs(prepared: Prepared, records: dict[str, Record], *, resume: bool) -> list[Due]:
@@ -136,7 +140,7 @@ def due_jobs(prepared: Prepared, records: dict[str, Record], *, resume: bool) ->
     for planned in prepared.jobs:
         record = records.get(planned.name)
         due = Due(planned, decide(planned, (record or Record()) if resume else None))
-        if "convert" in due.decision.stages:
+        if CONVERT in due.decision.stages:
             _check_place(prepared, due)
         found.append(due)
     return found
@@ -189,8 +193,8 @@ def run(
         finally:
             shared.close()
             chosen_executor.close()
-    refused = [_refusal(one) for one in prepared.refused]
-    ordered = (*(results[planned.name] for planned in prepared.jobs), *refused)
+    results |= {one.name: _refusal(one) for one in prepared.refused}
+    ordered = tuple(results[name] for name in prepared.order)
     code = worst([result.exit_code for result in ordered] + ([ExitCode.INTERRUPTED] if interrupted else []))
     return BatchResult(ordered, code, interrupted, prepared.journal)
 
@@ -219,11 +223,8 @@ def _check_place(prepared: Prepared, due: Due) -> None:
     below = planned.out.is_relative_to(prepared.output)
     if not planned.out.parent.is_dir() and below:
         return
-    before = due.decision.before
-    from ctxforge.batch.outputs import identity
-
     # What an earlier run may have finished is the task's to judge.
-    unsure = identity(planned.out) != before
+    unsure = identity(planned.out) != due.decision.before
     try:
         checkpoint = prepared.sources.open(planned.recipe).checkpoint
         check_output(checkpoint, planned.out, overwrite=due.decision.replace or unsure)

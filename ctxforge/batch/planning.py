@@ -39,7 +39,7 @@ class Planned:
         method, original_length, target_length: of the plan.
         bytes_to_download, bytes_to_read, bytes_to_write: of the conversion, were it alone.
         bytes_to_upload: of its publication; of a conversion without its fine-tune where there is one.
-        shareable: bytes of weight files that it doesn't change.
+        shareable: bytes of weight files that it doesn't change; 0 where they have to be imported first.
         light: whether it imports no torch and holds no model, so that this process may do it.
         warnings: of the plan.
     """
@@ -168,7 +168,8 @@ def _planned(
 ) -> Planned:
     checkpoint, spec = conversion.checkpoint, job.spec
     estimate = conversion.estimate(out)
-    untouched = set(estimate.copied) & set(checkpoint.shards)
+    ready = source.checkpoint.weights == "safetensors"
+    untouched = set(estimate.copied) & set(checkpoint.shards) if ready else set()
     heavy = spec.calibrate is not None or spec.verify is not None or spec.push is not None
     return Planned(
         job=job,
@@ -186,7 +187,7 @@ def _planned(
         bytes_to_write=estimate.bytes_to_write if CONVERT in keys else 0,
         bytes_to_upload=upload,
         shareable=sum(checkpoint.file_sizes[name] for name in untouched),
-        light=not heavy and source.checkpoint.weights == "safetensors",
+        light=ready and not heavy,
         warnings=tuple(conversion.plan.warnings),
     )
 
