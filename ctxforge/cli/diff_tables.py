@@ -36,8 +36,10 @@ def show(ui: Output, found: Differences, *, full: bool) -> None:
     _layout(ui, found)
     if found.files:
         ui.heading("Files")
-        ui.table(
-            ("file", "", "bytes of A", "bytes of B"), [(f.file, f.kind, *map(_count, f.sizes)) for f in found.files]
+        _table(
+            ui,
+            ("file", "what", "bytes of A", "bytes of B"),
+            [(f.file, f.kind, *map(_count, f.sizes)) for f in found.files],
         )
     for note in found.notes:
         ui.text(note)
@@ -64,10 +66,17 @@ def verdict(found: Differences) -> str:
     return "the same, but for formatting or the layout in files" if told else "the same"
 
 
+def _table(ui: Output, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of texts that come from files: "[/INST]" is one, and no markup."""
+    from rich.markup import escape
+
+    ui.table(header, [[escape(cell) for cell in row] for row in rows])
+
+
 def _json_table(ui: Output, changes: Sequence[JsonChange], full: bool) -> None:
     rows = [_json_row(change) for change in changes] if full else _summed_up(changes)
     shown = rows if full else rows[:_ROWS]
-    ui.table(("key", "A", "B"), shown)
+    _table(ui, ("key", "A", "B"), shown)
     if len(rows) > len(shown):
         ui.text(f"  and {len(rows) - len(shown)} more (--full)")
 
@@ -156,7 +165,7 @@ def _tensors(ui: Output, found: Differences, full: bool) -> None:
             for kind in dict.fromkeys(one.kind for one in every)
             if (members := [one for one in every if one.kind == kind])
         ]
-    ui.table(header, rows)
+    _table(ui, header, rows)
 
 
 def _tensor_row(name: str, kind: str, members: Sequence[TensorDifference], of: int) -> tuple[str, ...]:

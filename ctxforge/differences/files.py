@@ -7,7 +7,7 @@ from typing import Any
 
 from ctxforge.checkpoint.files import open_regular, pread_exact, read_small, reading
 from ctxforge.checkpoint.header import read_header
-from ctxforge.checkpoint.jsonio import MAX_JSON_BYTES, DuplicateKeyError, unique_object
+from ctxforge.checkpoint.jsonio import MAX_JSON_BYTES, unique_object
 from ctxforge.checkpoint.layout import CONFIG, INDEX
 from ctxforge.differences.json_changes import json_changes
 from ctxforge.differences.side import Side, same_file
@@ -46,7 +46,10 @@ def _json(one: Side, other: Side, name: str) -> JsonDifference | None:
     before, after = _document(one, name), _document(other, name)
     if before is None or after is None:
         return None
-    return JsonDifference(name, json_changes(before[0], after[0]))
+    try:
+        return JsonDifference(name, json_changes(before[0], after[0]))
+    except RecursionError:
+        return None
 
 
 def _document(side: Side, name: str) -> tuple[Any] | None:
@@ -54,8 +57,12 @@ def _document(side: Side, name: str) -> tuple[Any] | None:
     if path is None or side.size(name) > MAX_JSON_BYTES:
         return None
     try:
-        return (json.loads(read_small(path, name, MAX_JSON_BYTES).decode("utf-8"), object_pairs_hook=unique_object),)
-    except (ValueError, RecursionError, DuplicateKeyError):
+        text = read_small(path, name, MAX_JSON_BYTES).decode("utf-8")
+        value = json.loads(text, object_pairs_hook=unique_object)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a character can't be shown
+        return (value,)
+    except (ValueError, RecursionError):  # a key twice and half a character are ValueErrors too
         return None
 
 

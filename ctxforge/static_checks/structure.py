@@ -34,17 +34,26 @@ def structure(checkpoint: Checkpoint, small: Path) -> Check:
 
 def broken(root: Path, cause: str) -> Check:
     """Everything that is wrong with a folder that can't be read as a checkpoint, for `cause` first."""
-    problems = [*dict.fromkeys((cause, *verify_integrity(root)))]
-    return failed("structure", [_fault(root, problem) for problem in problems])
+    problems = dict.fromkeys((cause, *verify_integrity(root)))
+    try:
+        return failed("structure", [*dict.fromkeys(_fault(root, problem) for problem in problems)])
+    except OSError:  # the folder can't be listed
+        return failed("structure", [Fault(problem) for problem in problems])
 
 
 def _fault(root: Path, problem: str) -> Fault:
     """The problem at the file that it names first; a Git LFS pointer in a file's place is called that."""
-    named = [(problem.find(path.name), path) for path in sorted(root.rglob("*")) if path.name in problem]
+    named = [path for path in root.iterdir() if path.name in problem]
     if not named:
         return Fault(problem)
-    path = min(named, key=lambda found: (found[0], -len(found[1].name)))[1]
-    name = path.relative_to(root).as_posix()
-    if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
-        return Fault(f"{name} is a Git LFS pointer and not the file itself: git lfs pull", name)
-    return Fault(problem, name)
+    path = min(named, key=lambda path: (problem.find(path.name), -len(path.name)))
+    if _is_pointer(path):
+        return Fault(f"{path.name} is a Git LFS pointer and not the file itself: git lfs pull", path.name)
+    return Fault(problem, path.name)
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER)
+    except OSError:
+        return False

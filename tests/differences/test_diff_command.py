@@ -93,6 +93,24 @@ class TestCommand:
         assert "list[63]" in cli("diff", source, twin, "--full").out
         assert "94 values of extra.json" in shown
 
+    def test_hostile_texts(self, cli: Run, source: Path, tmp_path: Path) -> None:
+        """Markup, control characters, half a character, nesting without end, and a key twice."""
+        twin = shutil.copytree(source, tmp_path / "twin")
+        for root, mark in ((source, "a"), (twin, "b")):
+            (root / "chat.json").write_text(json.dumps({"t": f"[INST] {mark} [/INST] [bold]\x1b[31m", "[/x]": mark}))
+            (root / "half.json").write_text('{"x": "\\ud800' + mark + '"}')
+            (root / "deep.json").write_text('{"x":' * 900 + f'"{mark}"' + "}" * 900)
+            (root / "deeper.json").write_text("[" * 100_000 + mark)
+            (root / "twice.json").write_text(f'{{"x": 1, "x": "{mark}"}}')
+        done = cli("diff", source, twin)
+        assert done.code == 0, done.err
+        assert '"[INST] a [/INST] [bold]\\u001b[31m"' in done.out
+        assert "\x1b" not in done.out
+        document = cli("diff", source, twin, "--json").document
+        assert {one["file"] for one in document["files"]} >= {"half.json", "deeper.json", "twice.json"}
+        assert document["json"][0]["file"] == "chat.json"
+        assert cli("check", twin).code in (0, 1)
+
     def test_imports_neither_torch_nor_numpy_where_nothing_differs(self) -> None:
         import subprocess
         import sys
