@@ -110,19 +110,20 @@ def command(
     else:
         conversion, document["calibration"] = _calibrated(ui, recipe, output, calibrate_recipe, given, text)
     document |= {"out": str(output.out), "plan": plan_document(conversion)}
-    code, status, found = ExitCode.OK, "ok", None
+    code: int = ExitCode.OK
+    status, found = "ok", None
     if verify_result:
         with ui.steps() as steps:
             report = pipeline.verify(output.out, text=text, source=recipe.source, progress=steps)
         judgement = show(ui, report)
-        code, status, found = judgement.exit_code, str(judgement.verdict), report.to_dict()
+        code, status, found = int(judgement.exit_code), str(judgement.verdict), report.to_dict()
         document["report"] = found
     if push is not None and code == ExitCode.OK:
         document |= _push_folder(ui, output.out, push, found)
     elif push is not None:
         ui.warn(f"not published, because of the gates; ctxforge push {output.out} does it all the same")
     ui.document(status, document)
-    return int(code)
+    return code
 
 
 def _push(push_to: str | None, given: dict[str, Any]) -> PushOptions | None:
@@ -140,10 +141,7 @@ def _publish(ui: Output, recipe: ConversionRecipe, push: PushOptions) -> int:
 
     conversion = pipeline.plan_to_publish(recipe)
     _remarks(ui, conversion)
-    with ui.steps("bytes") as progress:
-        done = publish.publish(
-            conversion, push, tell=ui.note, planned=lambda plan: remark_plan(ui, plan), progress=progress
-        )
+    done = publish.publish(conversion, push, tell=ui.note, planned=lambda plan: remark_plan(ui, plan))
     show_published(ui, done)
     ui.document("ok", {"plan": plan_document(conversion), **done.document()})
     return ExitCode.OK
@@ -152,10 +150,7 @@ def _publish(ui: Output, recipe: ConversionRecipe, push: PushOptions) -> int:
 def _push_folder(ui: Output, folder: Path, push: PushOptions, report: dict[str, Any] | None) -> dict[str, Any]:
     from ctxforge import publish
 
-    with ui.steps("bytes") as progress:
-        done = publish.push(
-            folder, push, report=report, tell=ui.note, planned=lambda plan: remark_plan(ui, plan), progress=progress
-        )
+    done = publish.push(folder, push, report=report, tell=ui.note, planned=lambda plan: remark_plan(ui, plan))
     show_published(ui, done)
     return done.document()
 

@@ -49,10 +49,7 @@ def command(
         show_plan(ui, plan)
         ui.document("ok", {"push": plan.document()})
         return ExitCode.OK
-    with ui.steps("bytes") as progress:
-        done = publish.push(
-            folder, chosen, report=report, tell=ui.note, planned=lambda plan: remark_plan(ui, plan), progress=progress
-        )
+    done = publish.push(folder, chosen, report=report, tell=ui.note, planned=lambda plan: remark_plan(ui, plan))
     show_published(ui, done)
     ui.document("ok", done.document())
     return ExitCode.OK

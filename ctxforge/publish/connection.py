@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import ERROR
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctxforge.checkpoint.hub import is_network
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Tell = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,11 @@ class Connection:
         api: knows endpoint and token.
         backoff: between tries.
         tell: called with remarks, one line each.
-        progress: called with (what, bytes done, bytes in all).
     """
 
     api: HfApi
     backoff: Backoff
     tell: Tell
-    progress: Progress
 
     def run(self, what: str, action: Callable[[], Result]) -> Result:
         """`action()`, repeated after failures that pass (see `Backoff.run`)."""
@@ -52,7 +51,6 @@ class Connection:
 
 def connect(
     tell: Tell | None = None,
-    progress: Progress | None = None,
     *,
     api: HfApi | None = None,
     backoff: Backoff | None = None,
@@ -68,15 +66,36 @@ def connect(
     if is_offline_mode():
         raise HubError("HF_HUB_OFFLINE is set, and publishing needs the Hub.", "Unset it, and run again.")
     found = api or HfApi(library_name="ctxforge", library_version=__version__)
-    return Connection(found, backoff or Backoff(), tell or _silent, progress or _unseen)
+    return Connection(found, backoff or Backoff(), tell or _silent)
 
 
 def _silent(_text: str) -> None:
     """No remarks."""
 
 
-def _unseen(_what: str, _done: int, _total: int) -> None:
-    """No progress."""
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """huggingface_hub without its warnings, which name signed addresses, and without bars where nobody sees them."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but exported lazily
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+        logging,
+    )
+
+    level = logging.get_verbosity()
+    bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
+    hidden = bars and not sys.stderr.isatty()
+    logging.set_verbosity(ERROR)
+    if hidden:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if hidden:
+            enable_progress_bars()
 
 
 @contextmanager
@@ -139,4 +158,4 @@ def _by_status(status: int, what: str) -> HubError:
     return HubError(f"The Hub answered {status} ({what}).", kept)
 
 
-__all__ = ["Connection", "Progress", "Tell", "connect", "plain_errors"]
+__all__ = ["Connection", "Tell", "connect", "plain_errors", "quiet_hub"]

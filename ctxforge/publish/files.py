@@ -104,11 +104,13 @@ class Rewritten:
         source: the file before the edits.
         patches: what changes in it.
         size: in bytes, after the edits.
+        reason: why it isn't copied.
     """
 
     source: OnDisk | OnHub
     patches: tuple[TensorPatch, ...] = field(repr=False)
     size: int
+    reason: str = "its tensors are edited"
 
 
 Contents = Data | OnDisk | OnHub | Rewritten

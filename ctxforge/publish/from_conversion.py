@@ -90,6 +90,8 @@ def _contents(
     if root is None:
         assert source is not None
         hub = OnHub(source.files[name])
+        if conversion.checkpoint.weights != "safetensors" and name in conversion.checkpoint.weight_files:
+            return Rewritten(hub, (), size, "it is converted to safetensors")  # only ever planned with
         return Rewritten(hub, patches, size + growth(patches)) if patches else hub
     disk = OnDisk(Path(os.path.realpath(root / name)), size)
     if not patches:

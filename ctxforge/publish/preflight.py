@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ctxforge.checkpoint.jsonio import MAX_JSON_BYTES, ascii_name
 from ctxforge.errors import CtxforgeError, HubError, UsageError
 from ctxforge.provenance import FILE_NAME
 from ctxforge.publish.account import find_account
@@ -26,6 +27,7 @@ from ctxforge.publish.steps import everything, plan_steps, stale_files
 from ctxforge.publish.target import default_name, parse_target
 
 _HARMLESS = re.compile(r"\.git\w+|README\.md|LICEN[CS]E.*|NOTICE.*", re.IGNORECASE)
+_BRANCH = re.compile(r"\w[\w./-]*", re.ASCII)
 _MOST_FILES = 25_000
 _MOST_IN_COMMIT = 1_000_000_000
 
@@ -54,6 +56,8 @@ def resolve_target(connection: Connection, options: PushOptions, record: Mapping
         HubError: no token, or one that may not write there.
     """
     given = parse_target(options.repo) if options.repo else default_name(record or {})
+    if not _BRANCH.fullmatch(options.revision) or ".." in options.revision or options.revision.endswith((".", "/")):
+        raise UsageError(f"{ascii_name(options.revision)} is not a valid branch.", "Give --branch a plain name.")
     if options.create_pr and options.private is not None:
         raise UsageError("A pull request doesn't change who sees a repository.", "Leave --private and --public out.")
     account = find_account(connection)
@@ -157,7 +161,7 @@ def _check_taken(
         return
     source = publication.source
     if source is not None and source.repo == target.repo:
-        if options.branch is None:
+        if options.revision == "main":
             raise UsageError(
                 f"{target.repo} is the source itself: main would be replaced by the conversion.",
                 "Add --branch NAME, publish under another name, or replace it with --yes.",
@@ -174,6 +178,8 @@ def _check_taken(
 def _remote_record(connection: Connection, target: Repository | None) -> Mapping[str, Any] | None:
     if target is None or FILE_NAME not in target.files:
         return None
+    if target.files[FILE_NAME].size > MAX_JSON_BYTES:
+        return {}
     try:
         document = json.loads(small_file(connection, target, target.files[FILE_NAME]).read_bytes())
     except (ValueError, CtxforgeError):

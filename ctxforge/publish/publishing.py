@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxforge.provenance import FILE_NAME, plan_document
-from ctxforge.publish.connection import Connection, Progress, Tell, connect
+from ctxforge.publish.connection import Connection, Tell, connect, quiet_hub
 from ctxforge.publish.execute import Published, execute
 from ctxforge.publish.from_conversion import from_conversion
 from ctxforge.publish.from_folder import from_folder, read_folder
@@ -28,7 +28,6 @@ def push(
     report: Mapping[str, Any] | None = None,
     tell: Tell | None = None,
     planned: Planned = lambda _plan: None,
-    progress: Progress | None = None,
     connection: Connection | None = None,
 ) -> Published:
     """Publish a checkpoint folder in one commit.
@@ -39,16 +38,16 @@ def push(
         report: what verification measured, for the card.
         tell: called with remarks.
         planned: called with the plan, before anything is changed.
-        progress: called with (what, done, of how many).
         connection: to a Hub; None for the one that the environment names.
 
     Raises:
         CtxforgeError: something refuses; the branch is as it was.
     """
-    connection = connection or connect(tell, progress)
-    prepared = plan_push(folder, options, report=report, connection=connection)
-    planned(prepared.plan)
-    return execute(connection, prepared)
+    connection = connection or connect(tell)
+    with quiet_hub():
+        prepared = plan_push(folder, options, report=report, connection=connection)
+        planned(prepared.plan)
+        return execute(connection, prepared)
 
 
 def plan_push(
@@ -75,7 +74,6 @@ def publish(
     *,
     tell: Tell | None = None,
     planned: Planned = lambda _plan: None,
-    progress: Progress | None = None,
     connection: Connection | None = None,
 ) -> Published:
     """Publish a planned conversion without writing it to a folder.
@@ -85,15 +83,16 @@ def publish(
 
     Args:
         conversion: see `ctxforge.pipeline.plan_to_publish`.
-        options, tell, planned, progress, connection: see `push`.
+        options, tell, planned, connection: see `push`.
 
     Raises:
         CtxforgeError: as `push`.
     """
-    connection = connection or connect(tell, progress)
-    prepared = plan_publish(conversion, options, connection=connection)
-    planned(prepared.plan)
-    return execute(connection, prepared)
+    connection = connection or connect(tell)
+    with quiet_hub():
+        prepared = plan_publish(conversion, options, connection=connection)
+        planned(prepared.plan)
+        return execute(connection, prepared)
 
 
 def plan_publish(conversion: Conversion, options: PushOptions, *, connection: Connection | None = None) -> Prepared:

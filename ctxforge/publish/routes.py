@@ -75,9 +75,7 @@ def find_route(
         return Step(wanted, "kept")
     if isinstance(contents, Rewritten):
         from_hub = isinstance(contents.source, OnHub) and not cached
-        return Step(
-            wanted, "rewritten", contents.source.size if from_hub else 0, contents.size, "its tensors are edited"
-        )
+        return Step(wanted, "rewritten", contents.source.size if from_hub else 0, contents.size, contents.reason)
     if isinstance(contents, OnHub) and contents.held.sha256 is None:
         return Step(wanted, "passed", 0 if cached else contents.size, in_commit(contents.size))
     held, why_not = _copyable(wanted, source, target, refused or Refused())

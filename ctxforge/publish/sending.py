@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ctxforge.checkpoint import human_bytes
 from ctxforge.publish.additions import Additions
 from ctxforge.publish.commit import CopyRefusedError
 from ctxforge.publish.connection import Connection
@@ -15,7 +16,7 @@ from ctxforge.publish.files import Data, OnDisk, Rewritten, Wanted
 from ctxforge.publish.memory import Remembered, recall
 from ctxforge.publish.publication import Results
 from ctxforge.publish.repository import Repository
-from ctxforge.publish.routes import Refused, Step
+from ctxforge.publish.routes import MEANINGS, Refused, Step
 from ctxforge.publish.shards import fetched, rewritten, work_folder, working
 from ctxforge.publish.space import needed_space, refuse_without_space
 from ctxforge.publish.steps import plan_steps
@@ -56,8 +57,11 @@ class Sending:
         tensors = dict(results.tensors)
         with ExitStack() as stack:
             folder: Path | None = None
-            for number, step in enumerate(heavy):
-                self.connection.progress("publishing weights", number, len(heavy))
+            for number, step in enumerate(heavy, 1):
+                self.connection.tell(
+                    f"{step.wanted.path}: {human_bytes(step.wanted.size)}, {MEANINGS[step.route]}"
+                    f" ({number} of {len(heavy)})"
+                )
                 memory = recall(step.wanted) if step.route == "rewritten" else None
                 if memory is None or not self.additions.known(step.wanted.path, memory):
                     if folder is None:
@@ -67,7 +71,6 @@ class Sending:
                 if memory is not None:
                     made[step.wanted.path] = memory.sha256
                     tensors |= memory.tensors
-            self.connection.progress("publishing weights", len(heavy), len(heavy))
         return Results(made, tensors)
 
     def _local(self, steps: Sequence[Step]) -> None:
