@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,19 +84,19 @@ def write_outputs(ui: Output, reports: Sequence[CheckReport], found: dict[str, A
     from ctxforge.static_checks import RULES, suite
 
     suites = [suite(report) for report in reports]
-    written = {
-        "JUnit": (outputs.junit, lambda: findings.junit_xml(suites)),
-        "SARIF": (outputs.sarif, lambda: findings.sarif(suites, RULES)),
-        "Markdown": (outputs.markdown, lambda: findings.markdown(suites, TITLE)),
-        "report": (outputs.report, lambda: _json(found)),
-    }
-    for name, (path, make) in written.items():
+    made: list[tuple[str, Path | None, Callable[[], str]]] = [
+        ("JUnit", outputs.junit, lambda: findings.junit_xml(suites)),
+        ("SARIF", outputs.sarif, lambda: findings.sarif(suites, RULES)),
+        ("Markdown", outputs.markdown, lambda: findings.markdown(suites, TITLE)),
+        ("report", outputs.report, lambda: _json(found)),
+    ]
+    for name, path, make in made:
         if path is not None:
             write_text(path, make())
             ui.note(f"{name}: {path}")
     findings.append_summary(findings.markdown(suites, TITLE))
     if on_github:
-        for line in findings.annotations(suites, TITLE):
+        for line in findings.annotate(suites, TITLE):
             sys.stderr.write(line + "\n")
 
 

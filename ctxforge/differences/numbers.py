@@ -54,8 +54,9 @@ def amounts(before: bytes, after: bytes, dtype: str) -> Amounts:
         elif changed == 0:
             total += Amounts.none_of(len(a), dtype)
         else:
-            every = changed == len(a)
-            total += _measured(len(a), changed, *((x if every else x[where]).tobytes() for x in (a, b)), dtype)
+            if changed < len(a):
+                a, b = a[where], b[where]
+            total += _measured(len(where), changed, a.tobytes(), b.tobytes(), dtype)
     return total
 
 

@@ -114,5 +114,5 @@ def _ratio(before: RopeGroup, after: RopeGroup, pair: int) -> float:
     one, other = before.in_force.divisors[pair], after.in_force.divisors[pair]
     if one == other == UNROTATED:
         return 1.0
-    plain = (after.base / before.base) ** (2 * pair / before.rotated_dims)
+    plain: float = (after.base / before.base) ** (2 * pair / before.rotated_dims)
     return plain * other / one

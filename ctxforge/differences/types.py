@@ -198,14 +198,18 @@ class Differences:
         """Whether a value, a tensor or a file differs. Layout in files, formatting and padding don't count."""
         return (
             any(found.changes for found in self.json)
-            or any(found.kind != "not compared" for found in (*self.tensors, *self.files))
+            or any(kind != "not compared" for kind in self._kinds)
             or any(found.metadata for found in self.headers)
         )
 
     @property
     def complete(self) -> bool:
         """Whether everything was compared: where not, equality is not known."""
-        return all(found.kind != "not compared" for found in (*self.tensors, *self.files))
+        return "not compared" not in self._kinds
+
+    @property
+    def _kinds(self) -> list[str]:
+        return [*(found.kind for found in self.tensors), *(found.kind for found in self.files)]
 
     @property
     def by_group(self) -> Mapping[str, tuple[TensorDifference, ...]]:

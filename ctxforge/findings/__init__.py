@@ -4,7 +4,7 @@ What found them (`ctxforge check`, the gates of `ctxforge verify`) makes `Suite`
 either.
 """
 
-from ctxforge.findings.github import annotations, append_summary, command
+from ctxforge.findings.github import annotate, append_summary, command
 from ctxforge.findings.junit import junit_xml
 from ctxforge.findings.markdown import escape, markdown
 from ctxforge.findings.plain import line
@@ -17,7 +17,7 @@ __all__ = [
     "Place",
     "Rule",
     "Suite",
-    "annotations",
+    "annotate",
     "append_summary",
     "command",
     "escape",

@@ -14,7 +14,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 _LARGEST_SUMMARY = 1024 * 1024
 
 
-def annotations(suites: Sequence[Suite], title: str) -> list[str]:
+def annotate(suites: Sequence[Suite], title: str) -> list[str]:
     """Workflow commands, one line each: an error for every place of every failed case, else one notice.
 
     Args:

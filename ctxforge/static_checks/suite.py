@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ctxforge.findings import Case, Place, Suite
+from ctxforge.findings import Case, Outcome, Place, Suite
 from ctxforge.findings.github import relative
 from ctxforge.static_checks.rules import RULE_OF
-from ctxforge.static_checks.types import Check, CheckReport, Fault
+from ctxforge.static_checks.types import Check, CheckReport, Fault, Verdict
 from ctxforge.version import __version__
 
-_OUTCOMES = {"pass": "passed", "fail": "failed", "skip": "skipped"}
+_OUTCOMES: dict[Verdict, Outcome] = {"pass": "passed", "fail": "failed", "skip": "skipped"}
 
 
 def suite(report: CheckReport) -> Suite:
@@ -22,9 +22,9 @@ def suite(report: CheckReport) -> Suite:
 def _case(report: CheckReport, check: Check) -> Case:
     rule = RULE_OF[check.name]
     places = tuple(_place(report, fault) for fault in check.faults)
-    outcome = _OUTCOMES[check.verdict]
-    assert outcome in ("passed", "failed", "skipped")
-    return Case(check.name, outcome, check.detail, rule.help if check.verdict == "fail" else "", places=places)
+    return Case(
+        check.name, _OUTCOMES[check.verdict], check.detail, rule.help if check.verdict == "fail" else "", places=places
+    )
 
 
 def _place(report: CheckReport, fault: Fault) -> Place:

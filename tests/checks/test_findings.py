@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxforge.findings import Case, Place, Rule, Suite, annotations, command, junit_xml, line, markdown, sarif
+from ctxforge.findings import Case, Place, Rule, Suite, annotate, command, junit_xml, line, markdown, sarif
 from ctxforge.findings.github import relative
 
 WILD = st.text(st.characters(exclude_categories=()), max_size=40)
@@ -109,7 +109,7 @@ class TestSarif:
 
 class TestAnnotations:
     def test_one_command_a_place(self) -> None:
-        found = annotations(suites(), "ctxforge check")
+        found = annotate(suites(), "ctxforge check")
         assert found == [
             "::error file=models/m 1/config.json,line=3,col=5,title=ctxforge check%3A lengths::a is 1.0",
             "::error file=models/m 1/config.json,line=9,title=ctxforge check%3A lengths::b is 2.0",
@@ -117,7 +117,7 @@ class TestAnnotations:
         ]
 
     def test_nothing_failed_is_one_notice(self) -> None:
-        assert annotations(suites()[1:], "t") == ["::notice title=t::1 checks of 1 checkpoints, none failed"]
+        assert annotate(suites()[1:], "t") == ["::notice title=t::1 checks of 1 checkpoints, none failed"]
 
     @settings(max_examples=40, deadline=None)
     @given(WILD, WILD)
