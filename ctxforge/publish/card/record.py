@@ -28,7 +28,7 @@ class Record:
         attachment: name of the attention system; None without one.
         attachment_parameters: its parameters.
         tensors_edited: names.
-        source_name, weights: as the conversion was given them.
+        source_name, source_revision, weights: as the conversion was given them.
         tool, python: versions.
         calibrations: what is recorded of each.
         previous: the source's own record, where it was converted before.
@@ -50,6 +50,7 @@ class Record:
     attachment_parameters: Mapping[str, Any]
     tensors_edited: tuple[str, ...]
     source_name: str
+    source_revision: str
     weights: str
     tool: str
     python: str
@@ -85,6 +86,7 @@ def read_record(provenance: Mapping[str, Any]) -> Record:
         attachment_parameters=mapping(attachment, "parameters"),
         tensors_edited=lines(plan, "tensors_edited"),
         source_name=text(source, "name"),
+        source_revision=text(source, "revision"),
         weights=text(source, "weights"),
         tool=text(tool, "version"),
         python=text(tool, "python"),

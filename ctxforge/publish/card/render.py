@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ctxforge.errors import UsageError
@@ -24,7 +25,7 @@ from ctxforge.sources import BUNDLED
 if TYPE_CHECKING:
     from ctxforge.verification.report import VerifyReport
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_ID = re.compile(r"\w[\w.-]{0,95}(?:/\w[\w.-]{0,95})?", re.ASCII)
 
 
 def render_card(given: CardInput) -> RenderedCard:
@@ -37,16 +38,19 @@ def render_card(given: CardInput) -> RenderedCard:
         UsageError: a repository id that is none, or a verification report that can't be read. Nothing in the source's
             card or in the provenance raises.
     """
-    for name in (given.repo_id, given.source_id):
-        if name is not None and not _ID.fullmatch(name):
-            raise UsageError(f"{name[:100]!r} is not a repository id", "write it as owner/name")
+    if not _ID.fullmatch(given.repo_id):
+        raise UsageError(f"{given.repo_id[:100]!r} is not a repository id", "write it as owner/name")
+    remarks: tuple[str, ...] = ()
+    if given.source_id is not None and not _ID.fullmatch(given.source_id):
+        remarks = (f"the source {given.source_id[:100]!r} is no repository id, so the card names no base model",)
+        given = replace(given, source_id=None, source_revision=None)
     source, record = read_source_card(given.source_card_text), read_record(given.provenance)
     report = None if given.verify_report is None else read_report(given.verify_report)
     name = given.repo_id.rsplit("/", 1)[-1]
-    head, remarks = front_matter(
+    head, left_out = front_matter(
         source.metadata,
         model_name=name,
-        base_model=given.source_id,
+        base_model=None if given.source_id == given.repo_id else given.source_id,
         record=record,
         config=given.config,
         evaluations=evaluations(report),
@@ -57,7 +61,7 @@ def render_card(given: CardInput) -> RenderedCard:
     text = f"---\n{head}\n---\n\n{BEGIN}\n\n{section}\n\n{END}\n"
     if source.body:
         text += f"\n{source.body}"
-    return RenderedCard(text, drawn, (*source.remarks, *remarks))
+    return RenderedCard(text, drawn, (*remarks, *source.remarks, *left_out))
 
 
 def _values(
@@ -88,7 +92,7 @@ def _values(
         "evidence": None if report is None else evidence(report, record),
         "figures": {name: Markdown(name) for name in drawn},
         "files": figures,
-        "serving": serving(given.config, given.repo_id),
+        "serving": serving(given.config, given.repo_id, given.branch),
         "fenced": fenced,
         "limits": limits(record, report, given.config, methods, attachment),
         "commands": reproduce.commands(
@@ -102,12 +106,15 @@ def _values(
 
 def _source(given: CardInput, record: Record) -> Markdown:
     """The source by name: a link where it is on the Hub, never a path."""
+    link = ""
     if given.source_id is not None:
-        return Markdown(f"[{escape(given.source_id)}](https://huggingface.co/{given.source_id})")
+        link = f"[{escape(given.source_id)}](https://huggingface.co/{given.source_id})"
+        if reproduce.made_from(record, given.source_id):
+            return Markdown(link)
     name = reproduce.source_name(record)
     if name == BUNDLED:
         return Markdown("the model that is bundled with ctxforge")
-    return Markdown(f"a local checkpoint, {code(name)}")
+    return Markdown(f"a local checkpoint, {code(name)}" + (f", made from {link}" if link else ""))
 
 
 def _licence(metadata: Mapping[str, Any]) -> str:

@@ -6,29 +6,64 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ctxforge.publish.card.record import Record, mapping, text
+from ctxforge.publish.card.record import Record, mapping, read_record, text
 from ctxforge.sources import BUNDLED
+
+_MOST_STAGES = 20
 
 
 def commands(record: Record, *, source: str, revision: str | None, out: str) -> tuple[str, ...]:
-    """`ctxforge extend ...`, then a `ctxforge calibrate ...` for every calibration; empty without a recipe.
+    """`ctxforge extend ...` of every conversion since the source, each with a `ctxforge calibrate ...` a calibration.
 
     Folders of the machine that converted are not told: of a path, the last part stands in the command.
 
     Args:
-        record: of the conversion.
-        source: as `extend` takes it.
+        record: of the conversion; empty without a recipe.
+        source: as `extend` takes it, where the conversion was made from it and not from a conversion of it.
         revision: of a Hub source.
         out: the folder to write.
     """
+    stages = _stages(record)
+    lines: list[str] = []
+    first = stages[-1]
+    if len(stages) > 1 or not made_from(first, source):
+        source, revision = _recorded(first)
+    for left, stage in enumerate(reversed(stages), 1 - len(stages)):
+        folder = out if left == 0 else f"{out}-before-{-left}"
+        lines += _stage(stage, source, revision, folder)
+        source, revision = folder, None
+    return tuple(lines)
+
+
+def _stages(record: Record) -> list[Record]:
+    """The conversion and those that its source came of, as long as that is a folder; the last one first."""
+    found = [record]
+    while not found[-1].source_revision and found[-1].previous and len(found) < _MOST_STAGES:
+        found.append(read_record(found[-1].previous))
+    return [one for one in found if one.recipe] or [record]
+
+
+def _recorded(record: Record) -> tuple[str, str | None]:
+    if record.source_revision:
+        return record.source_name.partition("@")[0], record.source_revision
+    return source_name(record), None
+
+
+def _stage(record: Record, source: str, revision: str | None, out: str) -> list[str]:
     if not record.recipe:
-        return ()
+        return []
     steps = len(record.calibrations)
     names = [out if step == steps else f"{out}-step-{step}" for step in range(steps + 1)]
     lines = [shlex.join([*_extend(record.recipe, source, revision), "--out", names[0]])]
     for entry, before, after in zip(record.calibrations, names, names[1:], strict=False):
-        lines.append(shlex.join(["ctxforge", "calibrate", before, *_calibrate(entry, source), "--out", after]))
-    return tuple(lines)
+        told = [*_calibrate(entry), "--source", source, "--out", after]
+        lines.append(shlex.join(["ctxforge", "calibrate", before, *told]))
+    return lines
+
+
+def made_from(record: Record, source: str) -> bool:
+    """Whether a record is of a conversion of just this source, as far as it says."""
+    return not record.source_name or source in (record.source_name.partition("@")[0], source_name(record))
 
 
 def source_name(record: Record) -> str:
@@ -61,13 +96,13 @@ def _extend(recipe: Mapping[str, Any], source: str, revision: str | None) -> lis
     return found
 
 
-def _calibrate(entry: Mapping[str, Any], source: str) -> list[str]:
+def _calibrate(entry: Mapping[str, Any]) -> list[str]:
     found = ["--recipe", text(entry, "recipe") or "RECIPE"]
     for part in data_names(entry):
         found += ["--data", part]
     if isinstance(entry.get("seed"), int):
         found += ["--seed", str(entry["seed"])]
-    return [*found, "--source", source]
+    return found
 
 
 def data_names(entry: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,16 +68,25 @@ class Serving:
     problem: str = ""
 
 
-def serving(config: Mapping[str, Any], repo_id: str) -> Serving:
-    """What each engine of the registry makes of a config, with commands for the repository `repo_id`."""
+def serving(config: Mapping[str, Any], repo_id: str, branch: str | None = None) -> Serving:
+    """What each engine of the registry makes of a config, with commands for the repository `repo_id`.
+
+    Engines differ in how they are told a branch, so what is on one is downloaded first.
+    """
     folder = repo_id.rsplit("/", 1)[-1]
+    download = f"hf download {repo_id}{f' --revision {shlex.quote(branch)}' if branch else ''} --local-dir {folder}"
+    by_name = () if branch else _TAKES_IDS
     try:
         by_id, by_folder = report(config, folder=repo_id).rows, report(config, folder=folder).rows
     except CtxforgeError as error:
         return Serving(problem=error.cause)
-    rows = [one if one.engine in _TAKES_IDS else other for one, other in zip(by_id, by_folder, strict=True)]
+    rows = [one if one.engine in by_name else other for one, other in zip(by_id, by_folder, strict=True)]
     return Serving(
-        served=tuple(_served(group, repo_id, folder) for group in _by_engine(rows) if any(map(_serves, group))),
+        served=tuple(
+            _served(group, [] if group[0].engine in by_name else [download])
+            for group in _by_engine(rows)
+            if any(map(_serves, group))
+        ),
         wrong=_kept([row for row in rows if row.verdict == "computes something else" and not _serves(row)]),
         refusing=_kept([row for row in rows if row.verdict == "refuses"]),
         unknown=_kept([row for row in rows if row.verdict == "unknown"]),
@@ -87,17 +97,16 @@ def _serves(row: EngineVerdict) -> bool:
     return row.verdict in _SERVES or (row.verdict == "computes something else" and _PATCH in row.serve_command)
 
 
-def _served(every: Sequence[EngineVerdict], repo_id: str, folder: str) -> Served:
+def _served(every: Sequence[EngineVerdict], before: Sequence[str]) -> Served:
     """What serves it among the rows of one engine, which are the newest first."""
     rows = [row for row in every if _serves(row)]
     newest = rows[0]
-    commands: list[str] = [] if newest.engine in _TAKES_IDS else [f"hf download {repo_id} --local-dir {folder}"]
     notes = [f"{row.versions}: {note}" if len(rows) > 1 else note for row in rows if (note := _note(row))]
     return Served(
         engine=newest.engine,
         versions=tuple(row.versions for row in rows),
         least=_least(rows[-1]) if list(every[: len(rows)]) == rows else "",
-        commands=(*commands, *newest.serve_command.split(" && ")),
+        commands=(*before, *newest.serve_command.split(" && ")),
         notes=tuple(dict.fromkeys(notes)),
         measured=newest.evidence == "measured",
     )

@@ -23,6 +23,7 @@ class CardInput:
         verify_report: `VerifyReport.to_dict()`, or the document of `ctxforge verify --json` that holds it; None where
             nothing was verified, and the card says so.
         config: `config.json` of the conversion.
+        branch: where in the repository it is published; None for main. Commands then download it by this name.
     """
 
     source_id: str | None
@@ -32,6 +33,7 @@ class CardInput:
     provenance: Mapping[str, Any]
     verify_report: Mapping[str, Any] | None
     config: Mapping[str, Any]
+    branch: str | None = None
 
 
 @dataclass(frozen=True)

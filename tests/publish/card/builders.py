@@ -63,12 +63,15 @@ def given(method: str = "yarn", attach: str | None = None, **changes: Any) -> Ca
     """What the card of a conversion is made from, without a report."""
     options = changes.pop("options", {})
     made = conversion(method, attach, **options)
+    record = json.loads(provenance.record(made, {}, {}))
+    if changes.get("source_id", SOURCE) is not None:
+        record["source"] |= {"name": SOURCE, "revision": REVISION}
     base = CardInput(
         source_id=SOURCE,
         source_revision=REVISION,
         source_card_text=SOURCE_CARD,
         repo_id=REPO,
-        provenance=json.loads(provenance.record(made, {}, {})),
+        provenance=record,
         verify_report=None,
         config=made.emitted_config,
     )

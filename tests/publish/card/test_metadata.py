@@ -120,14 +120,17 @@ def test_the_base_of_a_source_that_is_not_on_the_hub() -> None:
     assert (own["base_model"], own["base_model_relation"]) == ("org/original", "finetune")
     assert "base_model" not in data_of("tags: [x]", source_id=None)
     assert data_of("base_model: org/original")["base_model"] == SOURCE
+    # On a branch of the source itself: nothing is its own base.
+    assert data_of("base_model: org/original", repo_id=SOURCE)["base_model"] == "org/original"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a/b/c", "a/b\n", "a`b", "https://x/y"])
 def test_names_that_are_no_repository(name: str) -> None:
     with pytest.raises(UsageError, match="not a repository id"):
         card(repo_id=name)
-    with pytest.raises(UsageError, match="not a repository id"):
-        card(source_id=name)
+    made = card(source_id=name, source_card_text="")
+    assert "base_model" not in made.text
+    assert [line for line in made.remarks if "is no repository id" in line]
 
 
 def test_revision_and_source_are_told() -> None:

@@ -14,7 +14,7 @@ import pytest
 from ctxforge.calibrate.data.spec import parse_source
 from ctxforge.publish.card.record import read_record
 from ctxforge.publish.card.reproduce import commands, data_names
-from tests.publish.card.builders import REVISION, SOURCE, card, part
+from tests.publish.card.builders import REVISION, SOURCE, card, given, part
 
 CALLS = {
     "modifier": ["--method", "yarn+resonance", "--to", "4x", "--param", "beta_fast=64"],
@@ -51,6 +51,26 @@ def test_source_and_revision() -> None:
     assert f"\nctxforge extend {SOURCE} --revision {REVISION} --method yarn --to 4x --out bytes-2k\n" in text
     local = part(card(source_id=None).text, "Making it again")
     assert "\nctxforge extend bundled --method yarn --to 4x --out bytes-2k\n" in local
+
+
+def test_conversions_of_folders_are_told_from_the_first_source_on() -> None:
+    """The hub's model, converted here, then converted again: both commands, in order."""
+    first = {**given("yarn").provenance, "calibrations": [{"recipe": "quick"}]}
+    second = {**given("pi", source_id=None).provenance, "previous": first}
+    second["source"] = {**second["source"], "name": "/home/somebody/longer", "revision": None}
+    expected = (
+        f"ctxforge extend {SOURCE} --revision {REVISION} --method yarn --to 4x --out x-before-1-step-0",
+        f"ctxforge calibrate x-before-1-step-0 --recipe quick --source {SOURCE} --out x-before-1",
+        "ctxforge extend x-before-1 --method pi --to 4x --out x",
+    )
+    record = read_record(second)
+    assert commands(record, source=SOURCE, revision=REVISION, out="x") == expected
+    made = card("pi", provenance=second).text
+    assert f"a local checkpoint, `longer`, made from [{SOURCE}]" in made
+    assert "\nctxforge extend bytes-2k-before-1 --method pi --to 4x --out bytes-2k\n" in part(made, "Making it again")
+    # A source on the Hub stands for itself, whatever it was made from.
+    third = {**given("pi").provenance, "previous": first}
+    assert len(commands(read_record(third), source=SOURCE, revision=REVISION, out="x")) == 1
 
 
 def test_steps_of_several_calibrations() -> None:

@@ -93,6 +93,18 @@ def test_the_length_that_is_served() -> None:
     assert "would take 8192 tokens, the config means 2048" in linear
 
 
+def test_on_a_branch_everything_is_downloaded_first() -> None:
+    """Engines differ in how they are told a branch; `hf download` is not one of them."""
+    text = part(card(branch="yarn 2k").text, "Serving it")
+    blocks = re.findall(r"```console\n(.*?)\n```", text, re.DOTALL)
+    assert len(blocks) == 7
+    for block in blocks:
+        first, *rest = block.splitlines()
+        assert first == f"hf download {REPO} --revision 'yarn 2k' --local-dir {FOLDER}"
+        assert rest
+        assert REPO not in "".join(rest)
+
+
 def test_least_versions() -> None:
     least = {one.engine: one.least for one in serving(config("yarn"), REPO).served}
     assert least["transformers"] == "4.51"
