@@ -60,15 +60,13 @@ def publish(task: Task, told: Told) -> dict[str, Any]:
 
     options = push_options(task.spec, yes=task.yes)
 
-    def named(what: str, done: int, total: int) -> None:
-        told(f"{task.name}: {what}", done, total)
-
+    told(f"{task.name}: publishing", 0, 1)
     if task.written:
-        done = publishing.push(Path(task.out), options, report=_report(task), progress=named)
+        done = publishing.push(Path(task.out), options, report=_report(task))
     else:
         recipe = conversion_recipe(task.spec)
         conversion = pipeline.plan_to_publish(recipe, open_pinned(recipe, task.revision))
-        done = publishing.publish(conversion, options, progress=named)
+        done = publishing.publish(conversion, options)
     return {
         "repo": done.repo,
         "commit": done.commit,

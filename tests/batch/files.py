@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctxforge.batch import BatchOptions, BatchResult, prepare, run
-from ctxforge.batch.executors import Executor
+from ctxforge.batch.executors import Ended, Executor, Handle
+from ctxforge.batch.specs import ResourceSpec
+from ctxforge.batch.task import Task, run_task
 from tests.checkpoint.builders import build, tree
 
 
@@ -39,3 +42,26 @@ def trees(folder: Path) -> dict[str, dict[str, bytes]]:
     """The outputs in a folder, by name; what is hidden, the journal and the logs left out."""
     found = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
     return {path.name: tree(path) for path in found if (path / "config.json").is_file()}
+
+
+class Here:
+    """An executor that runs every task at once in this process, heavy ones too."""
+
+    elsewhere = False
+
+    def submit(self, task: Task) -> Handle:
+        return Ended(task, run_task(task))
+
+    def wait(self, handles: Sequence[Handle], seconds: float) -> list[Handle]:
+        del seconds
+        return list(handles)
+
+    def cancel(self, handles: Sequence[Handle]) -> None:
+        pass
+
+    def resources(self, wanted: ResourceSpec, running: Sequence[ResourceSpec]) -> bool:
+        del wanted
+        return not running
+
+    def close(self) -> None:
+        pass

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ctxforge import pipeline
+from ctxforge.batch import BatchOptions, prepare, run
+from ctxforge.errors import HubError
 from ctxforge.recipe import ConversionRecipe, MethodChoice, OutputOptions
-from tests.batch.files import trees, write
+from tests.batch.files import Here, ran, statuses, trees, write
 from tests.hub_server import HubServer
-from tests.publish.conftest import run_ctxforge
+from tests.publish.conftest import Connect
 from tests.publish.sources import contents, ones
 
 BATCH = """
@@ -36,58 +37,63 @@ def whole_downloads(hub: HubServer) -> list[str]:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Any:
-    with HubServer(tmp_path / "hub") as server:
-        yield server
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: HubServer, connected: Connect) -> Path:
+    hub.add_repo("org/source", contents(ones(tmp_path / "local")))
+    monkeypatch.setenv("HF_TOKEN", str(connected("me").api.token))
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "b.yaml", BATCH)
+    return tmp_path
 
 
-def test_downloads_are_shared_and_results_published_once(tmp_path: Path, hub: HubServer) -> None:
-    local = ones(tmp_path / "local")
-    hub.add_repo("org/source", contents(local))
-    token = hub.account("me")
-    home = tmp_path / "home"
-    write(home / "b.yaml", BATCH)
-    planned = run_ctxforge(hub, token, home, "run", "b.yaml", "--dry-run", "--json", "-q")
-    assert planned.returncode == 0, planned.stderr
-    bytes_ = {job["job"]: job["bytes"] for job in json.loads(planned.stdout)["jobs"]}
-    assert bytes_["sent"]["to_upload"] > 0
-    assert bytes_["sent"]["to_write"] == 0
-    assert bytes_["kept"]["to_upload"] == 0
+def test_downloads_are_shared_and_results_published_once(folder: Path, hub: HubServer) -> None:
+    prepared = prepare(folder / "b.yaml", BatchOptions())
+    found = {one.name: one for one in prepared.jobs}
+    assert (found["sent"].bytes_to_write, found["kept"].bytes_to_upload) == (0, 0)
+    assert found["sent"].bytes_to_upload > 0
     assert whole_downloads(hub) == []
 
-    done = run_ctxforge(hub, token, home, "run", "b.yaml", "--json", "-q", "--jobs", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = {job["job"]: job for job in json.loads(done.stdout)["jobs"]}
+    result = run(prepared, BatchOptions(), executor=Here())
+    assert set(statuses(result).values()) == {"done"}, [one.failure for one in result.results]
     downloads = [path.rpartition("/")[2] for path in whole_downloads(hub)]
     assert sorted(set(downloads)) == sorted(downloads)
-    assert found["sent"]["out"] is None
-    assert sorted(trees(home / "out")) == ["both", "kept", "kept-too"]
-    sent = hub.repo(
-        "me/extended-16k" if "me/extended-16k" in found["sent"]["url"] else found["sent"]["stages"]["push"]["repo"]
-    )
-    alone = pipeline.extend(
-        ConversionRecipe(source=str(local), method=MethodChoice(name="yarn"), to="4x"),
-        OutputOptions(out=tmp_path / "alone"),
-    ).out
-    config = "config.json"
-    assert sent.read(config, "main") == (alone / config).read_bytes()
-    assert (home / "out" / "kept" / config).read_bytes() == (alone / config).read_bytes()
-    assert len(sent.commits()) == 2  # the repository's first, and one
-    assert hub.repo("me/both-of-it").read(config, "main") == (home / "out" / "both" / config).read_bytes()
+    outs = {one.name: one.out for one in result.results}
+    assert outs["sent"] is None
+    assert sorted(trees(folder / "out")) == ["both", "kept", "kept-too"]
+    recipe = ConversionRecipe(source=str(folder / "local"), method=MethodChoice(name="yarn"), to="4x")
+    alone = pipeline.extend(recipe, OutputOptions(out=folder / "alone")).out
+    config = (alone / "config.json").read_bytes()
+    assert (folder / "out" / "kept" / "config.json").read_bytes() == config
+    repo = next(one.stages["push"]["repo"] for one in result.results if one.name == "sent")
+    assert hub.repo(repo).read("config.json", "main") == config
+    both = hub.repo("me/both-of-it")
+    assert both.read("config.json", "main") == (folder / "out" / "both" / "config.json").read_bytes()
 
-    hub.reset()
-    again = run_ctxforge(hub, token, home, "run", "b.yaml", "--json", "-q", "--resume")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["counts"] == {"skipped": 4}
+    again = ran(folder / "b.yaml", Here(), resume=True)
+    assert set(statuses(again).values()) == {"skipped"}
+    assert [one.exit_code for one in again.results] == [0, 0, 0, 0]
 
 
-def test_no_token_is_told_before_anything_is_done(tmp_path: Path, hub: HubServer) -> None:
-    hub.add_repo("org/source", contents(ones(tmp_path / "local")))
-    home = tmp_path / "home"
-    write(home / "b.yaml", BATCH)
-    for token in (None, hub.account("reader", role="read")):
-        done = run_ctxforge(hub, token, home, "run", "b.yaml", "--json", "-q")
-        assert done.returncode == 4, done.stdout
-        assert json.loads(done.stdout)["error"]["cause"].startswith("b.yaml:7:5: job sent: ")
-        assert not (home / "out").exists()
-        assert token is None or token not in done.stdout + done.stderr
+def test_a_branch_that_moves_meanwhile_does_not_mix_two_sources(folder: Path, hub: HubServer) -> None:
+    prepared = prepare(folder / "b.yaml", BatchOptions(only=("kept*",)))
+    first = prepared.jobs[0].revision
+    hub.push("org/source", {"generation_config.json": b'{"bos_token_id": 2}'})
+    assert hub.repo("org/source").head() != first
+    result = run(prepared, BatchOptions(), executor=Here())
+    recorded = [json.loads((Path(one.out or "") / "ctxforge.json").read_text()) for one in result.results]
+    assert {document["source"]["revision"] for document in recorded} == {first}
+
+
+@pytest.mark.parametrize("role", ["read", "expired", None])
+def test_no_right_to_write_is_told_before_anything_is_done(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hub: HubServer,
+    role: str | None,
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    if role is not None:
+        monkeypatch.setenv("HF_TOKEN", hub.account("reader", role=role))
+    with pytest.raises(HubError) as caught:
+        prepare(folder / "b.yaml", BatchOptions())
+    assert ": job " in caught.value.cause
+    assert not (folder / "out").exists()
