@@ -7,7 +7,6 @@ import json
 import types
 import typing
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 from ctxforge.batch.tree import Node, wrong
@@ -33,11 +32,12 @@ def checked(node: Node, kind: type[Kind], what: str) -> Kind:
     node.entries(what)
     try:
         # As JSON, because strict Python would take no list for a tuple; strict, or true would count as 1.
-        return _adapter(kind).validate_json(json.dumps(node.plain), strict=True)  # type: ignore[no-any-return]
+        found: Kind = _adapter(kind).validate_json(json.dumps(node.plain), strict=True)
+        return found
     except ValidationError as error:
-        found = error.errors(include_url=False)
-    strange = [one for one in found if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
-    first = (strange or found)[0]
+        errors = error.errors(include_url=False)
+    strange = [one for one in errors if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
+    first = (strange or errors)[0]
     loc = first["loc"]
     place = node.at(loc)
     if strange:
@@ -47,7 +47,7 @@ def checked(node: Node, kind: type[Kind], what: str) -> Kind:
         raise unknown(place, str(name), [field.name for field in dataclasses.fields(owner)], called)
     if first["type"] == "missing":
         raise wrong(node.at(loc[:-1]), f"{what} has no {_dotted(loc)}", _SEE)
-    same = [one["msg"] for one in found if one["loc"][:-1] == loc[:-1] and one["type"] != "missing"]
+    same = [one["msg"] for one in errors if one["loc"][:-1] == loc[:-1] and one["type"] != "missing"]
     messages = same if len(same) > 1 and node.at(loc) == node.at(loc[:-1]) else [first["msg"]]
     told = " or ".join(dict.fromkeys(message[:1].lower() + message[1:] for message in messages))
     raise wrong(place, f"{_dotted(_known_part(node, loc))}: {told}", _SEE)
@@ -70,11 +70,15 @@ def _known_part(node: Node, loc: Sequence[str | int]) -> Sequence[str | int]:
     return loc
 
 
-@cache
+_ADAPTERS: dict[Any, Any] = {}
+
+
 def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def _section(kind: Any, path: Sequence[str | int]) -> Any:

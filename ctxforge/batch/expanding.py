@@ -96,9 +96,9 @@ def _multiplied(matrix: Node, defaults: Node) -> Iterator[Node]:
     for axis, items in axes.items():
         if not items:
             raise wrong(matrix.at([axis]), f"{axis} of the matrix is empty", "name at least one, or leave it out")
-    models = [_entries(node, "source") for node in axes.get("models", ())] or [None]
-    methods = [_method_entries(node) for node in axes.get("methods", ())] or [None]
-    lengths = [mapping_of({"to": node}, node.place) for node in axes.get("lengths", ())] or [None]
+    models: list[Node | None] = [*(_entries(node, "source") for node in axes.get("models", ()))] or [None]
+    methods: list[Node | None] = [*(_method_entries(node) for node in axes.get("methods", ()))] or [None]
+    lengths: list[Node | None] = [*(mapping_of({"to": node}, node.place) for node in axes.get("lengths", ()))] or [None]
     written = matrix.mapping["exclude"].items("exclude") if "exclude" in matrix.mapping else []
     excludes = [(checked(node, ExcludeSpec, "an exclude"), node) for node in written]
     used: set[int] = set()

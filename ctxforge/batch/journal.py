@@ -21,7 +21,7 @@ from ctxforge.checkpoint.staging import FILE_MODE, sync, writing
 from ctxforge.errors import ResourceError
 
 SUFFIX = ".journal.jsonl"
-_PATIENCE = 2.0
+_PATIENCE = 5.0
 
 
 @dataclass

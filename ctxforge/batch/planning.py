@@ -210,12 +210,13 @@ def _placed_output(job: Job, conversion: Conversion, output: Path) -> tuple[Job,
         template = "{name}" if job.named else "{source}-{method}-{length}" + (f"-{job.digest}" if alike else "")
     out = Path(filled(template, values, job.node.at(["out"]))).expanduser()
     if spec.verify is not None:
-        made = {
-            name: None if given is None else filled(given, values, job.node.at(["verify", name]))
-            for name in ("plot", "report", "junit")
-            for given in [getattr(spec.verify, name)]
-        }
-        spec = replace(spec, verify=replace(spec.verify, **made))
+        section, verify = job.node, spec.verify
+
+        def named(entry: str, given: str | None) -> str | None:
+            return None if given is None else filled(given, values, section.at(["verify", entry]))
+
+        plot, report, junit = named("plot", verify.plot), named("report", verify.report), named("junit", verify.junit)
+        spec = replace(spec, verify=replace(verify, plot=plot, report=report, junit=junit))
     if spec.push is not None and spec.push.repo is not None:
         repo = filled(spec.push.repo, values, job.node.at(["push", "repo"]))
         spec = replace(spec, push=replace(spec.push, repo=repo))

@@ -16,7 +16,7 @@ _KINDS = (
     *(specs.ResourceSpec, specs.MatrixSpec, specs.ExcludeSpec, MethodChoice, AttachmentChoice),
 )
 # What text, or true and false, may stand for.
-_SHORT = {
+_SHORT: dict[str, list[dict[str, Any]]] = {
     "method": [{"type": "string"}],
     "attach": [{"type": "string"}],
     "calibrate": [{"type": "string"}, {"type": "boolean"}],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,6 +15,7 @@ import pytest
 
 from ctxforge.batch import specs
 from ctxforge.batch.objects import calibration_options, conversion_recipe, verify_arguments, verify_choices
+from ctxforge.batch.reading import read_text
 from ctxforge.batch.schema import described_fields, json_schema
 from ctxforge.recipe import ConversionRecipe, OutputOptions
 from tests.conftest import Ran
@@ -134,3 +136,19 @@ def test_the_schema_is_printed_and_says_what_the_reader_does(cli: Callable[..., 
     walk(printed)
     assert references <= {f"#/$defs/{name}" for name in printed["$defs"]}
     json.dumps(printed)
+
+
+@pytest.mark.executor
+def test_examples_agree_with_the_schema_as_others_read_it() -> None:
+    """By the reference implementation of JSON Schema, which Ray brings."""
+    jsonschema = pytest.importorskip("jsonschema")
+    root = Path(__file__).parents[2]
+    texts = re.findall(r"```yaml\n(.*?)```", (root / "docs" / "batch.md").read_text(), re.DOTALL)
+    texts += [path.read_text() for path in (root / "templates" / "recipes").glob("*.yaml")]
+    checker = jsonschema.Draft202012Validator(json_schema())
+    for text in texts:
+        checker.validate(read_text(text, "x").plain)
+        with pytest.raises(jsonschema.ValidationError):
+            checker.validate({**read_text(text, "x").plain, "jobs": [{"metod": "yarn"}]})
+        with pytest.raises(jsonschema.ValidationError):
+            checker.validate({**read_text(text, "x").plain, "version": 2})
