@@ -81,7 +81,8 @@ def write_outputs(ui: Output, reports: Sequence[CheckReport], found: dict[str, A
     if not on_github and not any(outputs.files) and not os.environ.get("GITHUB_STEP_SUMMARY"):
         return
     from ctxforge import findings
-    from ctxforge.static_checks import RULES, suite
+    from ctxforge.static_checks.rules import RULES
+    from ctxforge.static_checks.suite import suite
 
     suites = [suite(report) for report in reports]
     made: list[tuple[str, Path | None, Callable[[], str]]] = [

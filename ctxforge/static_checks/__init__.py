@@ -4,9 +4,7 @@ Each check has a name, a verdict and one line of detail. Nothing here opens a we
 file recorded of local files. A checkpoint on the Hub is checked by its small files, tensor headers and listed hashes.
 """
 
-from ctxforge.static_checks.rules import RULES
 from ctxforge.static_checks.run import check, unreadable
-from ctxforge.static_checks.suite import suite
 from ctxforge.static_checks.types import Check, CheckReport, Fault, Verdict
 
-__all__ = ["RULES", "Check", "CheckReport", "Fault", "Verdict", "check", "suite", "unreadable"]
+__all__ = ["Check", "CheckReport", "Fault", "Verdict", "check", "unreadable"]

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 import ctxforge
-from ctxforge.static_checks import RULES
+from ctxforge.static_checks.rules import RULES
 from tests.checkpoint import builders
 from tests.llama_folder import write_folder
 
