@@ -172,3 +172,17 @@ class TestHub:
         assert [(one["file"], one["kind"]) for one in found["files"]] == [("ctxforge.json", "added")]
         assert found["rotary"][0]["after"] == "yarn factor 4 from 512, base 10000"
         assert hub.sent < (bundled_model() / "model.safetensors").stat().st_size / 10
+
+    def test_files_that_are_kept_in_git(self, cli: Run, hub: HubServer, source: Path) -> None:
+        (source / "extra").mkdir()
+        (source / "extra" / "more.json").write_text('{"a": 1}')
+        hub.add_repo("me/one", files(source))
+        for name, text in (("extra/more.json", '{"a": 2}'), ("LICENSE", "MIT-or-so!")):
+            (source / name).unlink()  # the server links to the file itself
+            (source / name).write_text(text)
+        found = cli("diff", source, "me/one", "--json").document
+        assert [(one["file"], one["changes"]) for one in found["json"]] == [
+            ("extra/more.json", [{"path": ["a"], "kind": "changed", "before": 2, "after": 1}])
+        ]
+        assert [(one["file"], one["kind"]) for one in found["files"]] == [("LICENSE", "changed")]
+        assert found["tensors"] == []
