@@ -16,6 +16,10 @@ from ctxforge.verification.html.tables import Table
 if TYPE_CHECKING:
     from ctxforge.verification.report import VerifyReport
 
+_NOTHING = (
+    "At its target it has shown no more than that it runs: perplexity, retrieval and short text were not measured."
+)
+
 
 @dataclass(frozen=True)
 class TableView:
@@ -32,7 +36,7 @@ class Evidence:
 
     Attributes:
         verdict, words: of the gates; "not judged" where there were none.
-        headline: the figures at the target length, in words; empty where there are none.
+        headline: the figures at the target length, in words, or that there are none.
         finite: False where losses were not finite numbers.
         effective: how far the gates hold, in words; empty where that was not judged.
         trained, target: the lengths that were measured, in words.
@@ -131,7 +135,7 @@ def _headline(report: VerifyReport) -> str:
         parts.append(f"{numbers.percent(share.value)} of {share.units} answers found ({numbers.shares(share)})")
     if report.short_context is not None:
         parts.append(f"{numbers.nats(report.short_context.mean)} nats a token on short text")
-    return f"At {format_length(target)}: {', '.join(parts)}." if parts else ""
+    return f"At {format_length(target)}: {', '.join(parts)}." if parts else _NOTHING
 
 
 def _protocol_remarks(report: VerifyReport) -> list[str]:

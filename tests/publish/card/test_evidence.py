@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,18 @@ def test_the_headline() -> None:
     assert f"{words} {report.short_context.mean:+.4f} nats a token on short text." in top
     bare = dataclasses.replace(report, source=None, short_context=None)
     assert f"At 2k: perplexity {ours:.2f}, 95 % of 40 answers" in card(verify_report=bare.to_dict()).text
+
+
+def test_a_smoke_test_is_no_evidence_of_quality() -> None:
+    """Stored: `ctxforge verify DIR --tier smoke --report smoke.json` of the bundled model with yarn at 4x."""
+    document = json.loads((Path(__file__).parent / "fixtures" / "smoke.json").read_text(encoding="utf-8"))
+    made = card(verify_report=document)
+    top = made.text.partition("## What was changed")[0]
+    assert "Verification: **pass**. All 3 gates hold. At its target it has shown no more than that it runs" in top
+    assert "Beyond that the config promises nothing, and no length was measured." in part(made.text, "Limits")
+    assert "What the conversion costs on short text was not measured." in part(made.text, "Limits")
+    assert "model-index" not in made.text
+    assert set(made.files) == {"ctxforge-lambda.svg"}
 
 
 def test_every_gate_with_its_interval() -> None:
