@@ -139,8 +139,16 @@ def _rotary(ui: Output, found: Differences) -> None:
             ui.text(f"  {words}")
         if None not in one.temperature and one.temperature[0] != one.temperature[1]:
             ui.text("  temperature on cos and sin: {:.6g} -> {:.6g}".format(*one.temperature))
+        if one.folded != (1.0, 1.0):
+            ui.text("  recorded: the weights carry a factor on q.k of {:.6g} -> {:.6g}".format(*one.folded))
+            ui.text("  so q.k is scaled by {} -> {} in all".format(*map(_scale, one.temperature, one.folded)))
         if one.lengths[0] != one.lengths[1]:
             ui.text(f"  works at {_count(one.lengths[0])} -> {_count(one.lengths[1])} tokens")
+
+
+def _scale(temperature: float | None, folded: float) -> str:
+    """What cos, sin and the weights do to q.k together."""
+    return "-" if temperature is None else f"{temperature**2 * folded:.6g}"
 
 
 def _tensors(ui: Output, found: Differences, full: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ctxforge.checkpoint import Checkpoint
@@ -12,6 +13,7 @@ from ctxforge.engines.standard import specs
 from ctxforge.errors import CtxforgeError
 from ctxforge.origins import understand_checkpoint
 from ctxforge.positions.types import PositionGeometry
+from ctxforge.provenance import FILE_NAME
 from ctxforge.rope import RopeGeometry, RopeGroup
 from ctxforge.rope.architectures import ARCHITECTURES
 from ctxforge.rope.geometry import text_config
@@ -38,8 +40,19 @@ def rotary_differences(one: Checkpoint, other: Checkpoint) -> tuple[RotaryDiffer
     found = []
     for label in dict.fromkeys((*tables, *others)):
         words = _words(tables.get(label), *configs[0]), _words(others.get(label), *configs[1])
-        found.append(_difference(label, words, tables.get(label), others.get(label), (lengths[0], lengths[1])))
+        one_table = _difference(label, words, tables.get(label), others.get(label), (lengths[0], lengths[1]))
+        found.append(replace(one_table, folded=(_folded(one, label), _folded(other, label))))
     return tuple(found)
+
+
+def _folded(checkpoint: Checkpoint, label: str | None) -> float:
+    """The factor on q.k that the conversion folded into the weights of one table's layers; 1 without a record."""
+    try:
+        tables = checkpoint.json_files[FILE_NAME]["plan"]["tables"]
+        found = next(entry["folded_into_weights"] for entry in tables if entry["layer_type"] == label)
+        return float(found)
+    except (KeyError, TypeError, ValueError, StopIteration):
+        return 1.0
 
 
 def _geometry(checkpoint: Checkpoint) -> Geometry | str:

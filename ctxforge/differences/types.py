@@ -48,6 +48,8 @@ class RotaryDifference:
         pairs_changed, pairs: how many pairs turn at another speed (beyond 1e-9 relative), of how many.
         temperature: a of A and of B, None where not understood.
         lengths: the tokens that A and B work at, None where unknown.
+        folded: the factor on q.k that the weights of A and of B carry, as their `ctxforge.json` records it; 1 where
+            nothing is recorded. It takes back, or adds to, the square of the temperature.
     """
 
     layer_type: str | None
@@ -60,6 +62,7 @@ class RotaryDifference:
     pairs: int = 0
     temperature: tuple[float | None, float | None] = (None, None)
     lengths: tuple[int | None, int | None] = (None, None)
+    folded: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True)

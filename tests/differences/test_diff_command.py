@@ -62,6 +62,8 @@ class TestCommand:
             "max_position_embeddings            512         2048",
             "28 of 32 pairs turn at another speed; the largest divisor change is x 4, of pair 16",
             "works at 512 -> 2048 tokens",
+            "the weights carry a factor on q.k of 1 -> 0.771321",
+            "so q.k is scaled by 1 -> 1 in all",
             "42 of 47 are equal",
             "model.layers.*.self_attn.q_proj.weight   bytes    5 of 5",
         ):

@@ -89,6 +89,10 @@ class TestConversions:
             relative = (apart / scale.clamp_min(1e-300)).max().item()
             assert one.amounts.largest_relative == pytest.approx(relative, rel=1e-6)
         assert list(found.by_group) == ["model.layers.*.self_attn.q_proj.weight"]
+        # ntk-by-parts has no temperature: what yarn's keys imply is taken back in the weights.
+        (table,) = found.rotary
+        assert table.temperature[1] is not None
+        assert table.folded == (1.0, pytest.approx(table.temperature[1] ** -2))
 
     def test_a_changed_base_shows_in_the_slowest_pair(self, tmp_path: Path) -> None:
         out = ctxforge.extend("bundled", method="abf:base=160000", to="4x", out=tmp_path / "out").out
