@@ -27,7 +27,7 @@ def jobs(folder: Path, text: str) -> list[Job]:
 subset = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subset, st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True), subset, st.integers(0, 5))
 def test_a_matrix_is_the_product_less_what_is_excluded(
     tmp_path_factory: pytest.TempPathFactory, models: list[int], methods: list[int], lengths: list[int], out: int

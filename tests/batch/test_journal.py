@@ -25,7 +25,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(EVENTS, EVENTS, st.integers(0, 2000))
 def test_a_torn_line_is_cut_off_and_no_whole_one_is_lost(
     tmp_path_factory: pytest.TempPathFactory, before: list[dict[str, str]], after: list[dict[str, str]], cut: int

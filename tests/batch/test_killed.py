@@ -92,7 +92,7 @@ def test_a_kill_at_any_moment(folder: Path, launcher: Launcher) -> None:
     assert len(expected) == 8
     shutil.rmtree(out)
 
-    kills = Kills(16, 6, seconds, lambda: staging(out))
+    kills = Kills(10, 4, seconds, lambda: staging(out))
     whole = 0
     for _ in kills:
         child = launcher.start()
@@ -133,7 +133,7 @@ def command(folder: Path, *more: str) -> subprocess.Popen[str]:
 def test_workers_of_a_killed_batch_end_too_and_hold_the_journal_until_then(folder: Path) -> None:
     draw = random.Random(5)
     out = folder / "out"
-    for round_ in range(3):
+    for round_ in range(2):
         with command(folder, "--jobs", "2", "--resume") as child:
             latest = time.monotonic() + 60
             while not staging(out) and child.poll() is None and time.monotonic() < latest:

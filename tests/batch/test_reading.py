@@ -23,7 +23,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(string.ascii_letters, min_size=1, max_size=5), VALUES, max_size=4), st.booleans())
 def test_json_reads_as_json_does(value: dict[str, Any], tabs: bool) -> None:
     text = json.dumps(value, indent="\t" if tabs else 1)

@@ -78,7 +78,7 @@ def test_calibrate_and_a_calibration_take_the_same() -> None:
 
 def test_verify_and_a_verification_take_the_same() -> None:
     renamed = {"gates_path": "gates"}
-    apart = {"folder", "fresh", "figures"}
+    apart = {"folder", "fresh", "figures", "exit_zero"}
     assert {renamed.get(name, name) for name in set(options("verify")) - SAID - apart} == set(fields(specs.VerifySpec))
     typed = {
         "windows": 3, "needles": 2, "retrieval": False, "tasks": "qa,mc", "protocols": "sliding", "lengths": "512,2k",
