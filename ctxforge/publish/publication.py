@@ -91,7 +91,7 @@ def encoded(document: Mapping[str, Any]) -> bytes:
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """A provenance document without the paths of this machine: of each, only the last component stays."""
-    document: dict[str, Any] = _scrubbed(dict(record))
+    document = without_paths(record)
     step: Any = document
     while isinstance(step, dict):
         source, recipe = step.get("source"), step.get("recipe")
@@ -101,6 +101,12 @@ def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
                 recipe["source"] = _last(recipe["source"])
         step = step.get("previous")
     return document
+
+
+def without_paths(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with every path of this machine cut to its last component."""
+    cut: dict[str, Any] = _scrubbed(dict(document))
+    return cut
 
 
 def _scrubbed(value: Any) -> Any:

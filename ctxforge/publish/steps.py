@@ -9,7 +9,7 @@ from ctxforge.checkpoint.layout import BIN_INDEX, BIN_SINGLE, INDEX, SHARD_PATTE
 from ctxforge.provenance import FILE_NAME
 from ctxforge.publish.download import cached
 from ctxforge.publish.files import Data, OnHub, Rewritten, Wanted
-from ctxforge.publish.publication import REPORT, Publication, Results, encoded
+from ctxforge.publish.publication import REPORT, Publication, Results, encoded, without_paths
 from ctxforge.publish.readme import Card, figure_names
 from ctxforge.publish.repository import Repository
 from ctxforge.publish.routes import Refused, Step, find_route
@@ -46,7 +46,7 @@ def everything(
     if record is not None:
         made[FILE_NAME] = encoded(record)
     if publication.report is not None:
-        made[REPORT] = encoded(publication.report)
+        made[REPORT] = encoded(without_paths(publication.report))
     left = {*made, *(figure_names() if card is not None and card.drawn else ())}
     carried = [one for one in wanted if one.path not in left]
     return (*carried, *(Wanted(name, Data(data)) for name, data in made.items()))

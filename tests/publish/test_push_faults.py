@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,8 @@ def test_two_hundred_faults(hub: HubServer, cases: list[Case], tmp_path: Path) -
         repo = f"me/{case.name}-{number}"
         options = publish.PushOptions(repo=repo)
         number += 1
+        for cache in ("huggingface", "cache"):  # so that the routes of reading are asked each time
+            shutil.rmtree(tmp_path / cache, ignore_errors=True)
         hub.inject(*(fault(draw, draw.choice(ROUTES)) for _ in range(4)))
         outcomes[failure(case, options)] += 1
         case.check_whole(repo)
@@ -136,3 +140,11 @@ def test_two_hundred_faults(hub: HubServer, cases: list[Case], tmp_path: Path) -
     assert set(outcomes) == {"", "HubError"}
     assert min(outcomes.values()) > 10
     assert {fired.fault.kind for fired in hub.fired} == {"drop", "status", "slow", "truncate"}
+    for method, pattern in ROUTES:
+        met = [one for one in hub.fired if method in (None, one.method) and re.search(pattern, one.path)]
+        assert met, (method, pattern)
+    # The control: half of it on main would have been seen.
+    half = {name: f"{name}".encode() for name in list(cases[0].right)[:2]}
+    hub.push("me/copied-0", half)
+    with pytest.raises(AssertionError, match="me/copied-0 showed"):
+        cases[0].check_whole("me/copied-0")
