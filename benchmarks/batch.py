@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = ("pi", "ntk", "yarn", "ntk-by-parts")
+METHODS = ("pi", "ntk", "yarn", "abf")
 LENGTHS = ("2x", "4x", "6x", "8x", "16x", "32x")
 JOBS = len(METHODS) * len(LENGTHS)
 ONE, BATCH, LOOP = "one job", f"{JOBS} jobs", f"a loop of {JOBS} `ctxforge extend`"

@@ -181,6 +181,7 @@ class Runner:
             light=planned.light,
             written=planned.written,
             reports=str(self._reports),
+            folder=str(Path.cwd()),
             yes=self._yes,
         )
 

@@ -12,9 +12,10 @@ from ctxforge.batch.converting import convert
 from ctxforge.batch.judging import judge
 from ctxforge.batch.planning import CONVERT, VERIFY
 from ctxforge.batch.publishing import publish
-from ctxforge.batch.results import TaskResult, described
+from ctxforge.batch.results import Failure, TaskResult, described
 from ctxforge.batch.specs import JobSpec, ResourceSpec
 from ctxforge.checkpoint import Checkpoint
+from ctxforge.errors import ExitCode
 
 Told = Callable[[str, int, int], None]
 
@@ -36,6 +37,7 @@ class Task:
         light: see `Planned`.
         written: whether the job's result is a folder here; else it is published straight away.
         reports: folder for the reports of verifications.
+        folder: the working folder, to which paths are relative.
         yes: what the user agreed to.
     """
 
@@ -51,6 +53,7 @@ class Task:
     light: bool = False
     written: bool = True
     reports: str | None = None
+    folder: str = "."
     yes: bool = False
 
     @property
@@ -90,3 +93,14 @@ def run_task(task: Task, told: Told | None = None, checkpoint: Checkpoint | None
             traceback.print_exc()
         return TaskResult("failed", stages, time.monotonic() - began, described(error))
     return TaskResult("done", stages, time.monotonic() - began)
+
+
+def run_elsewhere(task: Task) -> TaskResult:
+    """As `run_task`, from the task's working folder, whatever that of this process is."""
+    try:
+        os.chdir(task.folder)
+    except OSError as error:
+        cause = f"this node does not see the working folder {task.folder}: {error.strerror}"
+        remedy = "run from a folder that every node has under the same path"
+        return TaskResult("failed", failure=Failure(cause, remedy, ExitCode.RESOURCES))
+    return run_task(task)

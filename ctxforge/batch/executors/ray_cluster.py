@@ -17,7 +17,7 @@ from ctxforge.batch.executors.interface import Handle
 from ctxforge.batch.results import Failure, TaskResult, described
 from ctxforge.batch.sizes import parse_bytes
 from ctxforge.batch.specs import ResourceSpec
-from ctxforge.batch.task import Task, run_task
+from ctxforge.batch.task import Task, run_elsewhere
 from ctxforge.errors import ExitCode, ResourceError, UsageError
 
 RETRIES = 3
@@ -96,7 +96,7 @@ class RayExecutor:
         if wanted.memory is not None:
             options["memory"] = parse_bytes(wanted.memory)
         # Only a worker's death is tried again: what a task itself reports would be the same anywhere.
-        remote = self._ray.remote(run_task).options(max_retries=RETRIES, retry_exceptions=False, **options)
+        remote = self._ray.remote(run_elsewhere).options(max_retries=RETRIES, retry_exceptions=False, **options)
         return _Sent(task, remote.remote(task), self._ray)
 
     def wait(self, handles: Sequence[Handle], seconds: float) -> list[Handle]:

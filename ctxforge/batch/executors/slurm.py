@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +20,7 @@ from ctxforge.batch.executors.interface import Handle
 from ctxforge.batch.results import Failure, TaskResult
 from ctxforge.batch.sizes import parse_bytes
 from ctxforge.batch.specs import ResourceSpec
-from ctxforge.batch.task import Task, run_task
+from ctxforge.batch.task import Task, run_elsewhere
 from ctxforge.errors import ExitCode, UsageError
 
 _POLL = 1.0
@@ -76,7 +78,7 @@ class SlurmExecutor:
     def submit(self, task: Task) -> Handle:
         """Put the task into Slurm's queue with what it needs."""
         self._executor.update_parameters(**parameters(task))
-        return _Sent(task, self._executor.submit(run_task, task))
+        return _Sent(task, self._executor.submit(_run, task))
 
     def wait(self, handles: Sequence[Handle], seconds: float) -> list[Handle]:
         """The tasks that have ended."""
@@ -120,3 +122,17 @@ def parameters(task: Task) -> dict[str, Any]:
         given["mem_gb"] = parse_bytes(wanted.memory) / 1e9
     given |= {f"slurm_{key.removeprefix('slurm_')}": value for key, value in wanted.slurm.items()}
     return given
+
+
+def _run(task: Task) -> TaskResult:
+    """The task in a Slurm job: scancel, and the end of its time, interrupt it, and it cleans up."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run_elsewhere(task)
+    except KeyboardInterrupt:
+        return TaskResult("interrupted")
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
