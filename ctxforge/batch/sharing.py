@@ -58,11 +58,15 @@ class SharedCopies:
         return path if path.is_dir() else None
 
     def close(self) -> None:
-        """Remove the copies, those of killed runs too."""
-        if self._folder.is_dir():
-            for path in self._folder.iterdir():
-                if path.name.startswith(self._prefix) and path.is_dir() and not path.is_symlink():
+        """Remove the copies, and what killed runs left of them."""
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.iterdir():
+            if path.name.startswith((self._prefix, f".{self._prefix}")):
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _path(self, job: Planned) -> Path:
         return self._folder / f"{self._prefix}{job.fingerprint.removeprefix('commit ')[:32]}"

@@ -305,3 +305,12 @@ def test_what_is_prepared_reads_each_source_once(folder: Path, monkeypatch: pyte
     prepared = prepare(write(folder / "b.yaml", BATCH), BatchOptions())
     assert len(prepared.jobs) == 8
     assert sorted(opened) == ["large", "small"]
+
+
+def test_what_a_killed_run_left_of_a_copy_goes(folder: Path) -> None:
+    for name in (".b.source-0", "..b.source-1.ctxforge-12-00000000"):
+        source(folder / "out" / name)
+    (folder / "out" / "..b.source-2.ctxforge.lock").touch()
+    source(folder / "out" / ".c.source-0")
+    ran(write(folder / "b.yaml", "version: 1\noutput: out\njobs: [{source: small, method: pi, to: 4x}]\n"))
+    assert sorted(path.name for path in (folder / "out").iterdir() if path.name.startswith(".")) == [".c.source-0"]
