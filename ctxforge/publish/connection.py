@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import ERROR
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctxforge.checkpoint.hub import is_network
@@ -74,31 +72,6 @@ def _silent(_text: str) -> None:
 
 
 @contextmanager
-def quiet_hub() -> Iterator[None]:
-    """huggingface_hub without its warnings, which name signed addresses, and without bars where nobody sees them."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but exported lazily
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-        logging,
-    )
-
-    level = logging.get_verbosity()
-    bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
-    hidden = bars and not sys.stderr.isatty()
-    logging.set_verbosity(ERROR)
-    if hidden:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if hidden:
-            enable_progress_bars()
-
-
-@contextmanager
 def plain_errors(what: str) -> Iterator[None]:
     """Turn what huggingface_hub and its transport raise into a HubError; what else is raised passes."""
     try:
@@ -158,4 +131,4 @@ def _by_status(status: int, what: str) -> HubError:
     return HubError(f"The Hub answered {status} ({what}).", kept)
 
 
-__all__ = ["Connection", "Tell", "connect", "plain_errors", "quiet_hub"]
+__all__ = ["Connection", "Tell", "connect", "plain_errors"]

@@ -73,6 +73,11 @@ class OnDisk:
         """Hex digest of the contents; reads the file once."""
         return file_sha256(self.path)
 
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the digest is known already."""
+        return "sha256" in vars(self)
+
     @cached_property
     def oid(self) -> str:
         """The id that git gives a blob of these contents; reads the file."""

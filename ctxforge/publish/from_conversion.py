@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxforge import provenance
-from ctxforge.checkpoint.layout import INDEX
+from ctxforge.checkpoint.layout import INDEX, safe_name
 from ctxforge.checkpoint.patch import TensorPatch, plan_patches
 from ctxforge.checkpoint.relayout import file_rewrites, growth, moves, reindexed
 from ctxforge.errors import HubError
@@ -44,6 +44,8 @@ def from_conversion(connection: Connection, conversion: Conversion) -> Publicati
         every = [patch for found in patches.values() for patch in found]
         made[INDEX] = reindexed(_index_folder(connection, conversion, source), checkpoint.tensors, every)
     left = {*made, *conversion.edits.removed, *_NOT_PUBLISHED}
+    for name in checkpoint.file_sizes:
+        safe_name(name, conversion.recipe.source)
     wanted = [
         Wanted(name, _contents(conversion, source, name, size, patches.get(name, ())))
         for name, size in checkpoint.file_sizes.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from ctxforge.publish.download import brought_small, small_file, with_attributes
 from ctxforge.publish.memory import known_results
 from ctxforge.publish.options import PushOptions
 from ctxforge.publish.plan import PushPlan
-from ctxforge.publish.publication import Publication, Results
+from ctxforge.publish.publication import CARD_DIGEST, README, Publication, Results
 from ctxforge.publish.readme import Card, licence_of, make_card, validate_card
 from ctxforge.publish.repository import Repository, other_type, read_repository
 from ctxforge.publish.routes import Step
@@ -87,7 +88,8 @@ def prepare(connection: Connection, publication: Publication, options: PushOptio
     if remote is not None:  # so that a push that was done already is seen to be
         assert target is not None
         wanted = with_attributes(connection, target, brought_small(connection, publication.source, wanted))
-    record = publication.provenance(wanted, results)
+    plan_steps(wanted, publication.source, target, results)  # hashes what must be compared, and no more
+    record = publication.provenance(wanted, results, hashing=False)
     card = make_card(publication, repo, record)
     if card is not None:
         warnings += (*card.remarks, *validate_card(connection, card))
@@ -95,6 +97,7 @@ def prepare(connection: Connection, publication: Publication, options: PushOptio
     every = everything(wanted, publication, card, record)
     steps = plan_steps(every, publication.source, target, results)
     _check_size(steps)
+    warnings += _edited_card(connection, target, remote, steps)
     folder = work_folder(repo)
     disk = needed_space(steps)
     refuse_without_space(folder, disk)
@@ -185,6 +188,18 @@ def _remote_record(connection: Connection, target: Repository | None) -> Mapping
     except (ValueError, CtxforgeError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _edited_card(
+    connection: Connection, target: Repository | None, remote: Mapping[str, Any] | None, steps: tuple[Step, ...]
+) -> tuple[str, ...]:
+    """A warning where the card that an earlier push left was edited at the Hub, and is about to be replaced."""
+    recorded = (remote or {}).get(CARD_DIGEST)
+    replaced = any(step.wanted.path == README and step.route != "kept" for step in steps)
+    if target is None or README not in target.files or not isinstance(recorded, str) or not replaced:
+        return ()
+    found = hashlib.sha256(small_file(connection, target, target.files[README]).read_bytes()).hexdigest()
+    return () if found == recorded else (f"README.md of {target.repo} was edited there, and is replaced",)
 
 
 def _check_licence(publication: Publication, card: Card | None, options: PushOptions) -> tuple[str, ...]:

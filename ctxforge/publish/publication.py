@@ -15,6 +15,9 @@ from ctxforge.publish.repository import Repository
 
 README = "README.md"
 REPORT = "verification.json"
+CARD_DIGEST = "card_sha256"
+"""Key of the provenance: the SHA-256 of the card as it was published, by which a later push sees an edit."""
+
 OF_THE_REPOSITORY = (README, ".gitattributes", ".gitignore", REPORT)
 """Files that belong to the repository rather than to the checkpoint: the provenance doesn't vouch for them."""
 
@@ -60,22 +63,31 @@ class Publication:
     report: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
-    def provenance(self, wanted: tuple[Wanted, ...], results: Results) -> dict[str, Any] | None:
+    def provenance(
+        self, wanted: tuple[Wanted, ...], results: Results, *, hashing: bool = True
+    ) -> dict[str, Any] | None:
         """The provenance document, with the digests of what is published; None where nothing was recorded.
 
         Digests that the conversion recorded stay: a file that was changed since is seen as such.
+
+        Args:
+            wanted: the files of the checkpoint.
+            results: of rewriting.
+            hashing: hash local files that nobody hashed yet; a plan does without.
         """
         if self.record is None:
             return None
-        digests = {one.path: digest for one in wanted if (digest := _digest(one, results)) is not None}
+        digests = {one.path: digest for one in wanted if (digest := _digest(one, results, hashing)) is not None}
         files = {**digests, **dict(self.record.get("files") or {})}
         tensors = {**dict(self.record.get("edited_tensors") or {}), **results.tensors}
         kept = {name: files[name] for name in sorted(files) if name not in (*OF_THE_REPOSITORY, FILE_NAME)}
         return {**self.record, "files": kept, "edited_tensors": dict(sorted(tensors.items()))}
 
 
-def _digest(wanted: Wanted, results: Results) -> str | None:
+def _digest(wanted: Wanted, results: Results, hashing: bool) -> str | None:
     contents = wanted.contents
+    if isinstance(contents, OnDisk) and not hashing and not contents.is_hashed:
+        return None
     if isinstance(contents, (Data, OnDisk)):
         return contents.sha256
     if isinstance(contents, OnHub):

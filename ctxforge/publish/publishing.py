@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxforge.provenance import FILE_NAME, plan_document
-from ctxforge.publish.connection import Connection, Tell, connect, quiet_hub
+from ctxforge.publish.connection import Connection, Tell, connect
 from ctxforge.publish.execute import Published, execute
 from ctxforge.publish.from_conversion import from_conversion
 from ctxforge.publish.from_folder import from_folder, read_folder
 from ctxforge.publish.options import PushOptions
 from ctxforge.publish.plan import PushPlan
 from ctxforge.publish.preflight import Prepared, prepare, resolve_target
+from ctxforge.publish.quiet import quiet_hub
 
 if TYPE_CHECKING:
     from ctxforge.pipeline import Conversion
@@ -44,7 +45,7 @@ def push(
         CtxforgeError: something refuses; the branch is as it was.
     """
     connection = connection or connect(tell)
-    with quiet_hub():
+    with quiet_hub(connection.tell):
         prepared = plan_push(folder, options, report=report, connection=connection)
         planned(prepared.plan)
         return execute(connection, prepared)
@@ -89,7 +90,7 @@ def publish(
         CtxforgeError: as `push`.
     """
     connection = connection or connect(tell)
-    with quiet_hub():
+    with quiet_hub(connection.tell):
         prepared = plan_publish(conversion, options, connection=connection)
         planned(prepared.plan)
         return execute(connection, prepared)

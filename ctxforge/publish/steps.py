@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from ctxforge.checkpoint.layout import BIN_INDEX, BIN_SINGLE, INDEX, SHARD_PATTE
 from ctxforge.provenance import FILE_NAME
 from ctxforge.publish.download import cached
 from ctxforge.publish.files import Data, OnHub, Rewritten, Wanted
-from ctxforge.publish.publication import REPORT, Publication, Results, encoded, without_paths
+from ctxforge.publish.publication import CARD_DIGEST, README, REPORT, Publication, Results, encoded, without_paths
 from ctxforge.publish.readme import Card, figure_names
 from ctxforge.publish.repository import Repository
 from ctxforge.publish.routes import Refused, Step, find_route
@@ -44,7 +45,8 @@ def everything(
     """
     made: dict[str, bytes] = {} if card is None else dict(card.files)
     if record is not None:
-        made[FILE_NAME] = encoded(record)
+        digest = {} if card is None else {CARD_DIGEST: hashlib.sha256(card.files[README]).hexdigest()}
+        made[FILE_NAME] = encoded({**record, **digest})
     if publication.report is not None:
         made[REPORT] = encoded(without_paths(publication.report))
     left = {*made, *(figure_names() if card is not None and card.drawn else ())}

@@ -12,6 +12,7 @@ from ctxforge import pipeline, push
 from ctxforge.errors import HubError
 from ctxforge.publish import PushOptions, plan_publish, plan_push, publish
 from ctxforge.publish import push as push_folder
+from ctxforge.publish.files import OnDisk
 from ctxforge.publish.retry import Backoff
 from tests.hub_server import Fault, HubServer
 from tests.publish.conftest import Connect
@@ -89,10 +90,14 @@ def test_of_a_local_source_everything_is_uploaded_and_no_path_is_told(bench: Ben
     # The same without a folder between.
     conversion = pipeline.plan_to_publish(bench.recipe(source=str(local)))
     straight = publish(conversion, PushOptions(repo="straight"), connection=bench.connection)
-    direct = bench.hub.repo(straight.repo).files()
-    assert {n: f.sha256 for n, f in direct.items() if n != "README.md"} == {
-        n: f.sha256 for n, f in repo.files().items() if n != "README.md"
-    }
+    direct = bench.hub.repo(straight.repo)
+    assert set(direct.files()) == set(repo.files())
+    for name in set(repo.files()) - {"README.md", "ctxforge.json"}:
+        assert direct.read(name) == repo.read(name)
+    records = [json.loads(one.read("ctxforge.json")) for one in (direct, repo)]
+    digests = [record.pop("card_sha256") for record in records]
+    assert records[0] == records[1]
+    assert digests == [direct.files()["README.md"].sha256, repo.files()["README.md"].sha256]
 
 
 @pytest.mark.parametrize("kind", ["no xet", "older", "another region", "lost object"])
@@ -183,6 +188,26 @@ def test_a_later_push_replaces_what_an_earlier_one_left(bench: Bench, tmp_path: 
         assert named in (set(), 1, 2)
 
 
+def test_a_card_that_was_edited_at_the_hub_is_missed_by_nobody(bench: Bench, said: list[str]) -> None:
+    folder = bench.folder()
+    push_folder(folder, PushOptions(repo="x"), connection=bench.connection)
+    edited = bench.hub.repo("me/x").read("README.md") + b"\nMore of it.\n"
+    bench.hub.push("me/x", {"README.md": edited})
+    plan = plan_push(folder, PushOptions(repo="x"), connection=bench.connection).plan
+    assert routes(plan)["README.md"] == "sent"
+    assert plan.warnings == ("README.md of me/x was edited there, and is replaced",)
+    push_folder(folder, PushOptions(repo="x"), connection=bench.connection)
+    assert plan_push(folder, PushOptions(repo="x"), connection=bench.connection).plan.warnings == ()
+
+
+def test_a_plan_hashes_no_more_than_it_compares(bench: Bench, tmp_path: Path) -> None:
+    local = ones(tmp_path / "mine")
+    folder = bench.folder("from-mine", source=str(local))
+    prepared = plan_push(folder, PushOptions(), connection=bench.connection)
+    weights = [one.contents for one in prepared.publication.wanted if one.path.endswith(".safetensors")]
+    assert [one.is_hashed for one in weights if isinstance(one, OnDisk)] == [False, False]
+
+
 def test_the_answer_of_a_commit_is_lost(bench: Bench) -> None:
     bench.hub.inject(Fault("drop", "POST", "/commit/", when="after"))
     done = publish(bench.conversion(), PushOptions(repo="x"), connection=bench.connection)
@@ -237,6 +262,19 @@ def test_waiting_as_long_as_the_hub_asks(hub: HubServer, bench: Bench) -> None:
     hub.inject(Fault("status", "GET", "whoami", status=429, headers={"Retry-After": "4000"}))
     with pytest.raises(HubError, match="4000 s"):
         publish(bench.conversion(), PushOptions(repo="x"), connection=patient)
+
+
+def test_waits_are_told_and_addresses_are_not(
+    bench: Bench, hub: HubServer, said: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    local = ones(bench.base / "mine")
+    folder = bench.folder("from-mine", source=str(local))
+    hub.inject(Fault("status", "PUT", "", status=503), Fault("drop", "POST", "/preupload/", when="before"))
+    capfd.readouterr()
+    push_folder(folder, PushOptions(repo="x"), connection=bench.connection)
+    assert "the Hub has trouble: retrying in 1s [Retry 1/5]." in said
+    captured = capfd.readouterr()
+    assert "127.0.0.1" not in captured.out + captured.err + "".join(said)
 
 
 def test_the_python_function(bench: Bench) -> None:
