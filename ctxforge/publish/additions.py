@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from ctxforge.errors import HubError
 from ctxforge.publish.connection import Connection
 from ctxforge.publish.files import Data, OnDisk, Wanted
 from ctxforge.publish.memory import Remembered
+from ctxforge.publish.retry import without_xet_storage
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _IGNORE_NOTHING = "# nothing of a checkpoint is left out\n"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Additions:
     """What was handed over for one commit.
 
@@ -28,6 +30,7 @@ class Additions:
         revision: the branch.
         proposing: the commit will be a pull request.
         made: the operations of the commit, by path.
+        by_lfs: this Hub takes large files by Git LFS alone.
     """
 
     connection: Connection
@@ -35,6 +38,7 @@ class Additions:
     revision: str
     proposing: bool
     made: dict[str, CommitOperationAdd] = field(default_factory=dict)
+    by_lfs: bool = False
 
     def small(self, files: Sequence[Wanted]) -> None:
         """Files in memory; most of them travel in the commit itself."""
@@ -104,23 +108,48 @@ class Additions:
         if not operations:
             return
         with self.connection.errors(f"{what} to {self.repo}"):
-            self.connection.run(
-                f"uploading {what}",
-                lambda: self.connection.api.preupload_lfs_files(
+            self.connection.run(f"uploading {what}", lambda: self._upload(operations))
+        self._refuse_left_out(operations)
+
+    def _upload(self, operations: Sequence[CommitOperationAdd]) -> None:
+        with _by_lfs() if self.by_lfs else nullcontext():
+            try:
+                self.connection.api.preupload_lfs_files(
                     self.repo,
                     additions=operations,
                     revision=self.revision,
                     create_pr=self.proposing,
                     free_memory=True,
                     gitignore_content=_IGNORE_NOTHING,
-                ),
-            )
+                )
+                return
+            except Exception as error:
+                if self.by_lfs or not without_xet_storage(error):
+                    raise
+        self.connection.tell("this Hub has no Xet storage: large files go by Git LFS")
+        self.by_lfs = True
+        self._upload(operations)
+
+    def _refuse_left_out(self, operations: Sequence[CommitOperationAdd]) -> None:
         left_out = [operation.path_in_repo for operation in operations if getattr(operation, "_should_ignore", False)]
         if left_out:
             raise HubError(
                 f"The .gitignore of {self.repo} keeps {left_out[0]} out, and the model would be incomplete.",
                 "Remove that line from it, or publish under another name.",
             )
+
+
+@contextmanager
+def _by_lfs() -> Iterator[None]:
+    """huggingface_hub without Xet inside, as HF_HUB_DISABLE_XET makes it."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
 
 
 def _kept_in_memory(operation: CommitOperationAdd) -> CommitOperationAdd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ctxforge.errors import HubError
 
 Result = TypeVar("Result")
 
+_TOLD_BY_XET = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 524})
 
 
@@ -82,12 +84,23 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status in an error or in what caused it; None where no answer came."""
+    """The HTTP status in an error or in what caused it; None where no answer came.
+
+    hf_xet raises a ConnectionError for every answer, and tells the status in words.
+    """
     for one in chain(error):
         status = getattr(getattr(one, "response", None), "status_code", None)
         if isinstance(status, int):
             return status
+        told = _TOLD_BY_XET.search(str(one)) if isinstance(one, ConnectionError) else None
+        if told is not None:
+            return int(told[1])
     return None
+
+
+def without_xet_storage(error: BaseException) -> bool:
+    """Whether the failure says that this Hub knows nothing of Xet uploads."""
+    return status_of(error) == 404 and any("xet-write-token" in str(one) for one in chain(error))
 
 
 def path_of(error: BaseException) -> str:

@@ -264,6 +264,21 @@ def test_waiting_as_long_as_the_hub_asks(hub: HubServer, bench: Bench) -> None:
         publish(bench.conversion(), PushOptions(repo="x"), connection=patient)
 
 
+def test_a_hub_without_xet_is_given_large_files_by_lfs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    """With hf_xet installed and not switched off, which fails hard there."""
+    from huggingface_hub import constants
+
+    folder = bench.folder("from-mine", source=str(ones(bench.base / "mine")))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    done = push_folder(folder, PushOptions(), connection=bench.connection)
+    assert any("/xet-write-token/" in one.path for one in bench.hub.requests)
+    assert "this Hub has no Xet storage: large files go by Git LFS" in said
+    assert len(shards(bench.hub.repo(done.repo).files())) == 2
+    assert constants.HF_HUB_DISABLE_XET is False
+
+
 def test_waits_are_told_and_addresses_are_not(
     bench: Bench, hub: HubServer, said: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
