@@ -78,11 +78,12 @@ def _between(interval: Any) -> str:
 
 
 def _data(entry: Mapping[str, Any]) -> Markdown:
-    sources = entry.get("data")
+    found = entry.get("data")
+    sources = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
     named = data_names(entry)
     rows = [
         (name, _count(source, "documents"), _count(source, "tokens"), _weight(source), text(source, "sha256"))
-        for name, source in zip(named, [s for s in sources or () if isinstance(s, Mapping)], strict=False)
+        for name, source in zip(named, sources, strict=True)
     ]
     return table(("data", "documents", "tokens", "weight", "sha256"), rows)
 

@@ -19,13 +19,11 @@ TASK = "text-generation"
 TEXT, NEEDLES = "plain-text", "needle-in-a-haystack"
 
 
-def evaluations(report: VerifyReport | None) -> list[EvalResult]:
+def evaluations(report: VerifyReport) -> list[EvalResult]:
     """Perplexity and retrieval at every length, and what short text lost, each with the length it was measured at.
 
     The text is named by its hash: two models compare only on the same one. Values that are not finite are left out.
     """
-    if report is None:
-        return []
     return [*_perplexity(report), *_short(report), *_retrieval(report)]
 
 

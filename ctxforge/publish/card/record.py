@@ -9,6 +9,9 @@ from typing import Any
 from ctxforge.rope.types import UNROTATED
 from ctxforge.verification.html.rotation import RotaryTable, rotary_tables
 
+# The divisor of a pair that doesn't rotate is the largest number that is meant.
+_LARGEST = UNROTATED
+
 
 @dataclass(frozen=True)
 class Record:
@@ -65,6 +68,7 @@ class Record:
 
 def read_record(provenance: Mapping[str, Any]) -> Record:
     """Read the document; never fails."""
+    provenance = cleaned(provenance)
     plan, recipe = mapping(provenance, "plan"), mapping(provenance, "recipe")
     source, tool = mapping(provenance, "source"), mapping(provenance, "tool")
     attachment = mapping(plan, "attachment")
@@ -93,6 +97,17 @@ def read_record(provenance: Mapping[str, Any]) -> Record:
         calibrations=tuple(entry for entry in _list(calibrations) if isinstance(entry, Mapping)),
         previous=mapping(provenance, "previous"),
     )
+
+
+def cleaned(value: Any) -> Any:
+    """JSON data with numbers that no count, length or factor can be as None, which reads as missing."""
+    if isinstance(value, Mapping):
+        return {str(key): cleaned(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [cleaned(entry) for entry in value]
+    if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) <= _LARGEST:
+        return None
+    return value
 
 
 def mapping(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:

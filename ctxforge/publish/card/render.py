@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ctxforge.errors import UsageError
+from ctxforge.errors import CtxforgeError, UsageError
 from ctxforge.publish.card import changes, figures, reproduce
 from ctxforge.publish.card.calibrations import calibration_views
 from ctxforge.publish.card.evaluation import evaluations
-from ctxforge.publish.card.evidence import evidence
+from ctxforge.publish.card.evidence import Evidence, evidence
 from ctxforge.publish.card.limits import limits
 from ctxforge.publish.card.markdown import Markdown, code, escape, fenced, render
 from ctxforge.publish.card.metadata import front_matter
@@ -23,6 +23,8 @@ from ctxforge.publish.card.types import CardInput, RenderedCard
 from ctxforge.sources import BUNDLED
 
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from ctxforge.verification.report import VerifyReport
 
 _ID = re.compile(r"\w[\w.-]{0,95}(?:/\w[\w.-]{0,95})?", re.ASCII)
@@ -47,16 +49,18 @@ def render_card(given: CardInput) -> RenderedCard:
     source, record = read_source_card(given.source_card_text), read_record(given.provenance)
     report = None if given.verify_report is None else read_report(given.verify_report)
     name = given.repo_id.rsplit("/", 1)[-1]
+    results, drawn, measured = _measured(record, report)
     head, left_out = front_matter(
         source.metadata,
         model_name=name,
         base_model=None if given.source_id == given.repo_id else given.source_id,
         record=record,
         config=given.config,
-        evaluations=evaluations(report),
+        evaluations=results,
     )
-    drawn = figures.draw(record, report)
-    section = render("section.md.j2", **_values(given, source, record, report, drawn), name=name)
+    values = _values(given, source, record, report)
+    figure_names = {name: Markdown(name) for name in drawn}
+    section = render("section.md.j2", **values, name=name, figures=figure_names, evidence=measured)
     section = re.sub(r"\n{3,}", "\n\n", section).strip("\n")
     text = f"---\n{head}\n---\n\n{BEGIN}\n\n{section}\n\n{END}\n"
     if source.body:
@@ -64,9 +68,25 @@ def render_card(given: CardInput) -> RenderedCard:
     return RenderedCard(text, drawn, (*remarks, *source.remarks, *left_out))
 
 
-def _values(
-    given: CardInput, source: SourceCard, record: Record, report: VerifyReport | None, drawn: Mapping[str, bytes]
-) -> dict[str, Any]:
+def _measured(
+    record: Record, report: VerifyReport | None
+) -> tuple[list[EvalResult], dict[str, bytes], Evidence | None]:
+    """The results, the figures and the tables of a report; nothing but the plan's figure without one.
+
+    Raises:
+        UsageError: the report contradicts itself, such as more answers than prompts.
+    """
+    if report is None:
+        return [], figures.draw(record, None), None
+    try:
+        return evaluations(report), figures.draw(record, report), evidence(report, record)
+    except (CtxforgeError, ArithmeticError, ValueError, TypeError, LookupError) as error:
+        raise UsageError(
+            f"the verification report contradicts itself: {error}", "give a report as ctxforge verify wrote it"
+        ) from error
+
+
+def _values(given: CardInput, source: SourceCard, record: Record, report: VerifyReport | None) -> dict[str, Any]:
     methods, attachment = changes.explain_method(record.method), changes.explain_attachment(record.attachment)
     before, after, scale = changes.lengths(record)
     return {
@@ -89,8 +109,6 @@ def _values(
         "config_keys": changes.config_keys(given.config),
         "tensors": changes.tensors(record),
         "calibrations": calibration_views(record),
-        "evidence": None if report is None else evidence(report, record),
-        "figures": {name: Markdown(name) for name in drawn},
         "files": figures,
         "serving": serving(given.config, given.repo_id, given.branch),
         "fenced": fenced,

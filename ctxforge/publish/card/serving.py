@@ -80,6 +80,8 @@ def serving(config: Mapping[str, Any], repo_id: str, branch: str | None = None) 
         by_id, by_folder = report(config, folder=repo_id).rows, report(config, folder=folder).rows
     except CtxforgeError as error:
         return Serving(problem=error.cause)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
+        return Serving(problem="config.json holds values that no reader takes")
     rows = [one if one.engine in by_name else other for one, other in zip(by_id, by_folder, strict=True)]
     return Serving(
         served=tuple(
