@@ -108,7 +108,7 @@ class Rewritten:
     Attributes:
         source: the file before the edits.
         patches: what changes in it.
-        size: in bytes, after the edits.
+        size: in bytes, after the edits; where a tensor grows, without what its header gains.
         reason: why it isn't copied.
     """
 
@@ -154,12 +154,14 @@ def already_held(wanted: Wanted, held: Held | None, results: Mapping[str, str]) 
         held: what the repository has under its name.
         results: SHA-256 of rewritten files by path, as far as they are known.
     """
-    if held is None or held.size != wanted.size:
+    if held is None:
         return False
     contents = wanted.contents
     if isinstance(contents, Rewritten):
         known = results.get(wanted.path)
         return known is not None and held.sha256 == known
+    if held.size != wanted.size:
+        return False
     if isinstance(contents, OnHub):
         source = contents.held
         return source.sha256 == held.sha256 if source.sha256 or held.sha256 else source.oid == held.oid

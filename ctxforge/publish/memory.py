@@ -51,7 +51,7 @@ def recall(wanted: Wanted) -> Remembered | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if found.size == wanted.size and len(found.sha256) == hashlib.sha256().digest_size * 2 else None
+    return found if len(found.sha256) == 2 * hashlib.sha256().digest_size else None
 
 
 def remember(wanted: Wanted, found: Remembered) -> None:

@@ -12,7 +12,7 @@ from ctxforge.checkpoint import file_sha256
 from ctxforge.checkpoint.cache import cache_root
 from ctxforge.checkpoint.files import read_error
 from ctxforge.checkpoint.materialise import materialise
-from ctxforge.checkpoint.relayout import file_rewrites
+from ctxforge.checkpoint.relayout import file_rewrites, moves
 from ctxforge.checkpoint.staging import locked, writing
 from ctxforge.checkpoint.write import hash_tensors
 from ctxforge.errors import CtxforgeError
@@ -103,7 +103,7 @@ def _rewrite(
         with writing(folder, contents.size):
             result.parent.mkdir(parents=True, exist_ok=True)
             result.unlink(missing_ok=True)
-            if ours and contents.size == inner.size:
+            if ours and not moves(contents.patches):
                 before.rename(result)
                 _edit_in_place(result, wanted)
             else:
@@ -144,4 +144,4 @@ def _remembered(path: Path, wanted: Wanted) -> Remembered:
     tensors, _ = hash_tensors(path, wanted.path, wanted.contents.patches)
     with path.open("rb") as file:
         sample = file.read(_SAMPLE)
-    return Remembered(file_sha256(path), wanted.size, sample, tensors)
+    return Remembered(file_sha256(path), path.stat().st_size, sample, tensors)
