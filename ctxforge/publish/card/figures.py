@@ -25,9 +25,10 @@ def draw(record: Record, report: VerifyReport | None) -> dict[str, bytes]:
     """
     drawn: dict[str, str] = {}
     if record.changed and record.original_length:
-        drawn[LAMBDA_FILE] = rotation_svg(
-            labelled(record.method, list(record.tables)), record.original_length, scale=_scale(record)
-        )
+        named = labelled(record.method, list(record.tables))
+        # The result is the second line of the other figures.
+        slots = range(1, len(named) + 1)
+        drawn[LAMBDA_FILE] = rotation_svg(named, record.original_length, slots=slots, scale=_scale(record))
     if report is not None:
         found = figures(report)
         names = {PERPLEXITY: PERPLEXITY_FILE, RETRIEVAL: RETRIEVAL_FILE}

@@ -26,14 +26,15 @@ def limits(
     """Length, short text, training that was not done, the attention system's limits, memory, dialects."""
     lines = [_length(record, report), _short(report)]
     if not record.calibrations:
-        lines += [f"{one.title} without training: {one.needs}" for one in methods if one.needs]
+        lines += [f"{one.title} needs training ({one.needs}), and none was done." for one in methods if one.needs]
         if attachment is not None and attachment.needs:
             lines.append(f"{attachment.title}: {attachment.needs} None was done.")
     lines += [f"Known of {one.title}: {line}" for one in methods for line in one.cannot]
     if attachment is not None:
         lines += [f"{attachment.title}: {line}" for line in attachment.cannot]
     lines += [_memory(record, config, attachment), _dialects(record, config)]
-    lines += list(record.warnings)
+    when = "Before the calibration: " if record.calibrations else ""
+    lines += [f"{when}{line}" for line in record.warnings]
     return list(dict.fromkeys(line for line in lines if line))
 
 

@@ -16,6 +16,7 @@ _TAKES_IDS = ("transformers", "vllm", "sglang", "mlx-lm")
 _SERVES = ("honours", "honours with flags")
 _PATCH = "ctxforge gguf"
 _FIRST = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+_OPEN = re.compile(r"later|\.x\b")
 _LATER = re.compile(r"([0-9]+(?:\.[0-9]+)*) or later")
 
 
@@ -103,19 +104,29 @@ def _served(every: Sequence[EngineVerdict], before: Sequence[str]) -> Served:
     """What serves it among the rows of one engine, which are the newest first."""
     rows = [row for row in every if _serves(row)]
     newest = rows[0]
-    notes = [f"{row.versions}: {note}" if len(rows) > 1 else note for row in rows if (note := _note(row))]
     return Served(
         engine=newest.engine,
         versions=tuple(row.versions for row in rows),
-        least=_least(rows[-1]) if list(every[: len(rows)]) == rows else "",
+        least=_least(rows) if list(every[: len(rows)]) == rows else "",
         commands=(*before, *newest.serve_command.split(" && ")),
-        notes=tuple(dict.fromkeys(notes)),
-        measured=newest.evidence == "measured",
+        notes=_notes(rows),
+        measured=newest.evidence == "measured" and newest.verdict in _SERVES,
     )
 
 
-def _least(oldest: EngineVerdict) -> str:
-    """The version that a range begins with; empty where it has no beginning, or is no number."""
+def _notes(rows: Sequence[EngineVerdict]) -> tuple[str, ...]:
+    """What to know, once where it is the same of all versions."""
+    found = {row.versions: _note(row) for row in rows}
+    if len(set(found.values())) == 1:
+        return tuple(note for note in [_note(rows[0])] if note)
+    return tuple(f"{versions}: {note}" for versions, note in found.items() if note)
+
+
+def _least(rows: Sequence[EngineVerdict]) -> str:
+    """The version that ranges begin with; empty where they have no beginning, or end with the version that was read."""
+    oldest = rows[-1]
+    if not _OPEN.search(rows[0].versions):
+        return ""
     said = _LATER.search(oldest.detail)
     if said is not None:
         return said[1]

@@ -90,7 +90,9 @@ def test_the_length_that_is_served() -> None:
     assert "--context-length 2048" in text
     assert "--max-total-tokens 2048 --max-input-tokens 2047" in text
     linear = part(card(config=config("pi")).text, "Serving it")
-    assert "would take 8192 tokens, the config means 2048" in linear
+    assert (
+        linear.count("- --max-model-len 2048; would take 8192 tokens, the config means 2048") == 1
+    )  # of every version
 
 
 def test_on_a_branch_everything_is_downloaded_first() -> None:
@@ -109,7 +111,7 @@ def test_least_versions() -> None:
     least = {one.engine: one.least for one in serving(config("yarn"), REPO).served}
     assert least["transformers"] == "4.51"
     assert least["vllm"] == ""  # every version that was read
-    assert least["tgi"] == "3.3"
+    assert least["tgi"] == ""  # one version was read
     assert least["llama.cpp"] == ""  # no version, a month
     exact = {one.engine: one.least for one in serving(config("yarn, exact"), REPO).served}
     assert exact["vllm"] == "0.30"
