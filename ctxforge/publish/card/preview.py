@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ctxforge.checkpoint import read_checkpoint
+from ctxforge.checkpoint import file_sha256, read_checkpoint
 from ctxforge.errors import CheckpointError, UsageError
 from ctxforge.provenance import FILE_NAME
+from ctxforge.publish.card.record import mapping
 from ctxforge.publish.card.render import render_card
 from ctxforge.publish.card.types import CARD, CardInput, RenderedCard
 from ctxforge.publish.from_folder import ancestors, read_report_file
@@ -37,7 +39,7 @@ def preview(folder: Path, repo_id: str | None, source_card: Path | None, report:
     source_id, revision = next(ancestors(record), (None, None))
     kept = folder / REPORT
     chosen = report if report is not None else kept if kept.is_file() else None
-    return render_card(
+    made = render_card(
         CardInput(
             source_id=source_id,
             source_revision=revision,
@@ -48,6 +50,14 @@ def preview(folder: Path, repo_id: str | None, source_card: Path | None, report:
             config=checkpoint.config,
         )
     )
+    if _is_own(folder / CARD, mapping(record, "files").get(CARD)):
+        words = f"{CARD} in {folder} did not come with the source: push publishes that as it is, and not this card"
+        made = replace(made, remarks=(words, *made.remarks))
+    return made
+
+
+def _is_own(path: Path, came_with: object) -> bool:
+    return path.is_file() and file_sha256(path) != came_with
 
 
 def _card(folder: Path, given: Path | None) -> str | None:

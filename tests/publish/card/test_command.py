@@ -70,6 +70,12 @@ def test_a_readme_of_somebody_is_not_written_over(folder: Path, cli: Callable[..
     assert (folder / "README.md").read_bytes() == CARD
 
 
+def test_a_readme_that_will_be_published_as_it_is_is_told(folder: Path, cli: Callable[..., Any]) -> None:
+    assert "did not come with the source" not in cli("card", folder).err
+    (folder / "README.md").write_text("# My own")
+    assert "did not come with the source: push publishes that as it is" in cli("card", folder).err
+
+
 def test_bad_input(folder: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
     for arguments, cause in (
         (("bundled",), "has no ctxforge.json"),
