@@ -77,7 +77,10 @@ class SlurmExecutor:
 
     def submit(self, task: Task) -> Handle:
         """Put the task into Slurm's queue with what it needs."""
-        self._executor.update_parameters(**parameters(task))
+        try:
+            self._executor.update_parameters(**parameters(task))
+        except (NameError, AssertionError, TypeError) as error:  # what submitit says of a parameter that is none
+            raise UsageError(f"resources.slurm: {error}", "see submitit's documentation for what it takes") from None
         return _Sent(task, self._executor.submit(_run, task))
 
     def wait(self, handles: Sequence[Handle], seconds: float) -> list[Handle]:
@@ -126,12 +129,15 @@ def parameters(task: Task) -> dict[str, Any]:
 
 def _run(task: Task) -> TaskResult:
     """The task in a Slurm job: scancel, and the end of its time, interrupt it, and it cleans up."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if main else None
     try:
         return run_elsewhere(task)
     except KeyboardInterrupt:
         return TaskResult("interrupted")
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
