@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxforge.api import calibrate, check, diff, extend, inspect, plan, push, verify
+    from ctxforge.api import calibrate, check, diff, extend, inspect, plan, push, run, verify
 
-__all__ = ["calibrate", "check", "diff", "extend", "inspect", "plan", "push", "verify"]
+__all__ = ["calibrate", "check", "diff", "extend", "inspect", "plan", "push", "run", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctxforge import pipeline
 from ctxforge.recipe import ConversionRecipe, Given, OutputOptions, parse_attachment, parse_method, validated
@@ -13,12 +13,13 @@ from ctxforge.static_checks import CheckReport
 from ctxforge.static_checks import check as check
 
 if TYPE_CHECKING:
+    from ctxforge.batch import BatchResult
     from ctxforge.calibrate.run.request import Calibrated
     from ctxforge.differences import Differences
     from ctxforge.publish import Published
     from ctxforge.verification import VerifyReport, VerifySettings
 
-__all__ = ["CheckReport", "calibrate", "check", "diff", "extend", "inspect", "plan", "push", "verify"]
+__all__ = ["CheckReport", "calibrate", "check", "diff", "extend", "inspect", "plan", "push", "run", "verify"]
 
 
 def extend(
@@ -233,6 +234,57 @@ def push(
         repo=repo, private=private, branch=branch, create_pr=create_pr, message=message, yes=yes, force=force
     )
     return publish.push(Path(folder), options, report=report)
+
+
+def run(
+    file: str | Path,
+    *,
+    only: Sequence[str] = (),
+    output: str | Path | None = None,
+    executor: Literal["local", "ray", "slurm"] = "local",
+    jobs: int | None = None,
+    keep_going: bool = False,
+    resume: bool = False,
+    fresh: bool = False,
+    yes: bool = False,
+    trust_remote_code: bool = False,
+    progress: pipeline.VerifyProgress | None = None,
+) -> BatchResult:
+    """Run the jobs of a batch file.
+
+    Args:
+        file: .yaml, .json or .toml; `ctxforge schema` prints what it may hold.
+        only: patterns of names; empty for all jobs.
+        output: folder for outputs, in place of the file's.
+        executor: where jobs run.
+        jobs: how many at the same time.
+        keep_going: go on after a job has failed, and leave out those that can't be planned.
+        resume: go on with what an earlier run left.
+        fresh: forget what an earlier run left; its outputs stay.
+        yes: agree to what would be asked.
+        trust_remote_code: let jobs that say so run the modeling code inside checkpoints.
+        progress: called with (what, done, of how many).
+
+    Returns:
+        How each job ended, in the order of the file, and the worst exit code. A job that fails raises nothing.
+
+    Raises:
+        CtxforgeError: the file is wrong, or a job can't be planned; nothing was run.
+    """
+    from ctxforge import batch
+
+    options = batch.BatchOptions(
+        only=tuple(only),
+        output=None if output is None else Path(output),
+        executor=executor,
+        jobs=jobs,
+        keep_going=keep_going,
+        resume=resume,
+        fresh=fresh,
+        yes=yes,
+        trust_remote_code=trust_remote_code,
+    )
+    return batch.run(batch.prepare(Path(file), options, progress), options, told=progress)
 
 
 def _recipe(

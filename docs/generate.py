@@ -121,7 +121,7 @@ def exit_codes() -> str:
 
 def python_api() -> str:
     lines = ["# Python API", "", NOTE, "```python", "import ctxforge", "```", ""]
-    for name in ("extend", "plan", "inspect", "check", "diff", "calibrate", "verify"):
+    for name in ("extend", "plan", "inspect", "check", "diff", "calibrate", "verify", "run"):
         function = getattr(api, name)
         lines += [f"## ctxforge.{name}", "", "```python", f"{name}{inspect.signature(function)}", "```", ""]
         lines += ["```text", inspect.getdoc(function) or "", "```", ""]

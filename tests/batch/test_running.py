@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ctxforge
 from ctxforge import pipeline
 from ctxforge.batch import BatchOptions, prepare
 from ctxforge.batch.results import FROM_BEST_TO_WORST, worst
@@ -314,3 +315,10 @@ def test_what_a_killed_run_left_of_a_copy_goes(folder: Path) -> None:
     source(folder / "out" / ".c.source-0")
     ran(write(folder / "b.yaml", "version: 1\noutput: out\njobs: [{source: small, method: pi, to: 4x}]\n"))
     assert sorted(path.name for path in (folder / "out").iterdir() if path.name.startswith(".")) == [".c.source-0"]
+
+
+def test_the_same_in_python(folder: Path) -> None:
+    write(folder / "b.yaml", "version: 1\njobs: [{name: a, source: small, method: pi, to: 4x}]\n")
+    assert ctxforge.run("b.yaml", output="out").exit_code == 0
+    again = ctxforge.run("b.yaml", output="out", resume=True, only=["a"])
+    assert [(job.name, job.status) for job in again.results] == [("a", "skipped")]
