@@ -69,10 +69,6 @@ def test_plan_first_then_a_folder_then_push(desk: Desk) -> None:
     assert "held all of it already" in again.stderr
     assert len(desk.hub.repo("me/both").commits()) == 2
 
-    offline = desk("push", "here", "me/x", HF_HUB_OFFLINE="1")
-    assert offline.returncode == 4
-    assert "HF_HUB_OFFLINE is set" in offline.stderr
-
 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
