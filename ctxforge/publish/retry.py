@@ -6,7 +6,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from ctxforge.checkpoint.hub import is_network
@@ -113,7 +115,7 @@ def path_of(error: BaseException) -> str:
 
 
 def retry_after(error: BaseException) -> float | None:
-    """Seconds that the answer asks to wait: its `Retry-After` (a number), or the reset of its rate limit."""
+    """Seconds that the answer asks to wait: its `Retry-After` (a number or a date), or the reset of its rate limit."""
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # exported lazily
 
     for one in chain(error):
@@ -123,6 +125,9 @@ def retry_after(error: BaseException) -> float | None:
         text = str(headers.get("retry-after", "")).strip()
         if text.isdigit():
             return float(text)
+        if text:
+            with suppress(ValueError):
+                return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
         limit = parse_ratelimit_headers(headers)
         if limit is not None and limit.remaining == 0:
             return float(limit.reset_in_seconds) + 1

@@ -38,11 +38,11 @@ def parse_target(text: str) -> str:
         )
     parts = path.split("/")
     name = parts[-1]
-    bad = len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts) or len(path) > _LONGEST
+    bad = len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts) or len(name) > _LONGEST
     if bad or "--" in path or ".." in path or name.endswith((".git", ".ipynb")):
         raise UsageError(
             f"{ascii_name(given)} is not a valid repository id.",
-            f"Use letters, digits, single - and ., and _; at most {_LONGEST} characters: owner/name.",
+            f"Use letters, digits, single - and ., and _; a name of at most {_LONGEST} characters: owner/name.",
         )
     return path
 
@@ -63,7 +63,7 @@ def default_name(record: Mapping[str, Any]) -> str:
     if isinstance(attached, Mapping) and attached.get("name"):
         words = [model, str(attached["name"])] if method == "none" else [*words, str(attached["name"])]
     text = "-".join([*words, format_length(target)])
-    return re.sub(r"[-.]{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", text)).strip("-.")[:_LONGEST]
+    return re.sub(r"[-.]{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", text))[:_LONGEST].strip("-.")
 
 
 def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:

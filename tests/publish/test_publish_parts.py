@@ -103,6 +103,8 @@ def test_what_passes_by_itself() -> None:
 
 def test_how_long_it_waits() -> None:
     assert retry_after(FailedError(429, retry_after="12")) == 12
+    assert retry_after(FailedError(429, retry_after="Thu, 01 Jan 1970 00:00:01 GMT")) == 0
+    assert retry_after(FailedError(429, retry_after="soon")) is None
     assert retry_after(FailedError(429, ratelimit='"api";r=0;t=55')) == 56
     assert retry_after(FailedError(429, ratelimit='"api";r=3;t=55')) is None
     waited: list[float] = []
