@@ -142,7 +142,8 @@ def title(record: Mapping[str, Any] | None) -> str:
     length = plan.get("target_length") if isinstance(plan, Mapping) else None
     if not isinstance(plan, Mapping) or not isinstance(source, Mapping) or not isinstance(length, int):
         return "Upload a checkpoint"
-    attached = (plan.get("attachment") or {}).get("name")
+    attachment = plan.get("attachment")
+    attached = attachment.get("name") if isinstance(attachment, Mapping) else None
     how = " and ".join(str(one) for one in (plan.get("method"), attached) if one and one != "none") or "no change"
     tuned = ", calibrated" if known.get("calibrations") else ""
     return f"Extend {source.get('name')} to {format_length(length)} tokens: {how}{tuned}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxforge.checkpoint import Checkpoint, FileInfo, file_sha256, read_checkpoint
-from ctxforge.errors import CheckpointError, HubError, UnsupportedError, UsageError
+from ctxforge.errors import CheckpointError, CtxforgeError, UnsupportedError, UsageError
 from ctxforge.provenance import FILE_NAME
 from ctxforge.publish.connection import Connection
 from ctxforge.publish.download import small_file
@@ -120,7 +120,7 @@ def _source(connection: Connection, record: Mapping[str, Any]) -> tuple[Reposito
     for repo, revision in ancestors(record):
         try:
             found = read_repository(connection, repo, revision)
-        except HubError as error:
+        except CtxforgeError as error:
             return None, (f"the source {repo} can't be read, so nothing is copied from it: {error.cause}",)
         if found is not None and found.sha == revision:
             return found, ()
@@ -133,7 +133,8 @@ def _own_card(root: Path, record: Mapping[str, Any] | None) -> str | None:
     path = root / README
     if not path.is_file():
         return None
-    came_with = (record.get("files") or {}).get(README) if record is not None else None
+    files = record.get("files") if record is not None else None
+    came_with = files.get(README) if isinstance(files, Mapping) else None
     return None if came_with is not None and file_sha256(path) == came_with else _read_text(path)
 
 

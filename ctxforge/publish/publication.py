@@ -78,10 +78,15 @@ class Publication:
         if self.record is None:
             return None
         digests = {one.path: digest for one in wanted if (digest := _digest(one, results, hashing)) is not None}
-        files = {**digests, **dict(self.record.get("files") or {})}
-        tensors = {**dict(self.record.get("edited_tensors") or {}), **results.tensors}
+        files = {**digests, **_mapping(self.record.get("files"))}
+        tensors = {**_mapping(self.record.get("edited_tensors")), **results.tensors}
         kept = {name: files[name] for name in sorted(files) if name not in (*OF_THE_REPOSITORY, FILE_NAME)}
         return {**self.record, "files": kept, "edited_tensors": dict(sorted(tensors.items()))}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """`value` where it is an object: what a provenance file holds is not to be trusted."""
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _digest(wanted: Wanted, results: Results, hashing: bool) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ctxforge import pipeline, push
-from ctxforge.errors import HubError
+from ctxforge.errors import HubError, UsageError
 from ctxforge.publish import PushOptions, plan_publish, plan_push, publish
 from ctxforge.publish import push as push_folder
 from ctxforge.publish.files import OnDisk
@@ -200,6 +200,34 @@ def test_a_card_that_was_edited_at_the_hub_is_missed_by_nobody(bench: Bench, sai
     assert plan_push(folder, PushOptions(repo="x"), connection=bench.connection).plan.warnings == ()
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"source": 1, "plan": [], "recipe": "x", "files": [1], "edited_tensors": 3, "previous": 7},
+        {"source": {"name": "a b/../c", "revision": "0" * 40}, "files": {"config.json": 5}},
+        {"source": {"name": "nobody/nothing", "revision": "main"}, "plan": {"target_length": "64k", "attachment": []}},
+    ],
+)
+def test_a_folder_with_a_provenance_that_makes_no_sense(bench: Bench, tmp_path: Path, record: dict[str, Any]) -> None:
+    folder = ones(tmp_path / "odd")
+    (folder / "ctxforge.json").write_text(json.dumps(record))
+    done = push_folder(folder, PushOptions(repo="odd", force=True), connection=bench.connection)
+    assert set(shards(bench.hub.repo(done.repo).files())) == {path.name for path in folder.glob("*.safetensors")}
+    assert "ctxforge.json" in bench.hub.repo(done.repo).files()
+
+
+def test_a_folder_without_provenance_is_published_as_it_is(bench: Bench, tmp_path: Path) -> None:
+    folder = ones(tmp_path / "plain")
+    done = push_folder(folder, PushOptions(repo="plain"), connection=bench.connection)
+    repo = bench.hub.repo(done.repo)
+    assert {name: repo.read(name) for name in repo.files() if name != ".gitattributes"} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+    with pytest.raises(UsageError, match="no name"):
+        push_folder(folder, PushOptions(), connection=bench.connection)
+
+
 def test_a_plan_hashes_no_more_than_it_compares(bench: Bench, tmp_path: Path) -> None:
     local = ones(tmp_path / "mine")
     folder = bench.folder("from-mine", source=str(local))
@@ -248,6 +276,17 @@ def test_a_rerun_of_a_broken_fold_moves_no_weights(bench: Bench) -> None:
     folder = bench.folder(temperature=1.2)
     for name in shards(bench.hub.repo(SOURCE).files()):
         assert bench.hub.repo("me/x").read(name) == (folder / name).read_bytes()
+
+
+def test_a_rerun_of_a_broken_upload_sends_no_weights(bench: Bench, tmp_path: Path) -> None:
+    folder = bench.folder("from-mine", source=str(ones(tmp_path / "mine")))
+    bench.hub.inject(Fault("status", "POST", "/commit/", status=403))
+    with pytest.raises(HubError, match="forbids"):
+        push_folder(folder, PushOptions(repo="x"), connection=bench.connection)
+    assert sent(bench.hub) == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    bench.hub.reset()
+    assert push_folder(folder, PushOptions(repo="x"), connection=bench.connection).changed
+    assert sent(bench.hub) == 0
 
 
 def test_waiting_as_long_as_the_hub_asks(hub: HubServer, bench: Bench) -> None:
