@@ -135,11 +135,11 @@ def _push(push_to: str | None, given: dict[str, Any]) -> PushOptions | None:
 
 def _publish(ui: Output, recipe: ConversionRecipe, push: PushOptions) -> int:
     """Convert straight into a repository."""
-    from ctxforge import pipeline, publish
+    from ctxforge import publish
     from ctxforge.errors import ExitCode
     from ctxforge.provenance import plan_document
 
-    conversion = pipeline.plan_to_publish(recipe)
+    conversion = publish.plan_source(recipe, tell=ui.note)
     _remarks(ui, conversion)
     done = publish.publish(conversion, push, tell=ui.note, planned=lambda plan: remark_plan(ui, plan))
     show_published(ui, done)

@@ -6,6 +6,6 @@
 from ctxforge.publish.execute import Published
 from ctxforge.publish.options import PushOptions
 from ctxforge.publish.plan import PushPlan
-from ctxforge.publish.publishing import plan_publish, plan_push, publish, push
+from ctxforge.publish.publishing import plan_publish, plan_push, plan_source, publish, push
 
-__all__ = ["Published", "PushOptions", "PushPlan", "plan_publish", "plan_push", "publish", "push"]
+__all__ = ["Published", "PushOptions", "PushPlan", "plan_publish", "plan_push", "plan_source", "publish", "push"]

@@ -15,9 +15,11 @@ from ctxforge.publish.options import PushOptions
 from ctxforge.publish.plan import PushPlan
 from ctxforge.publish.preflight import Prepared, prepare, resolve_target
 from ctxforge.publish.quiet import quiet_hub
+from ctxforge.publish.retry import Backoff
 
 if TYPE_CHECKING:
     from ctxforge.pipeline import Conversion
+    from ctxforge.recipe import ConversionRecipe
 
 Planned = Callable[[PushPlan], None]
 
@@ -69,6 +71,25 @@ def plan_push(
     return prepare(connection, from_folder(connection, folder, report, checkpoint=checkpoint), options, repo)
 
 
+def plan_source(recipe: ConversionRecipe, *, tell: Tell | None = None, backoff: Backoff | None = None) -> Conversion:
+    """The conversion that `publish` takes, planned on the source's headers; tried again where the Hub only stumbles.
+
+    Args:
+        recipe: what is asked for.
+        tell: called with one line before each wait.
+        backoff: between tries.
+
+    Raises:
+        CtxforgeError: see `ctxforge.pipeline.plan_to_publish`.
+    """
+    from ctxforge import pipeline
+
+    told = tell or (lambda _text: None)
+    patient = backoff or Backoff(attempts=4)
+    with quiet_hub(told):
+        return patient.run("reading the source", lambda: pipeline.plan_to_publish(recipe), told)
+
+
 def publish(
     conversion: Conversion,
     options: PushOptions,
@@ -83,7 +104,7 @@ def publish(
     through this machine, one at a time.
 
     Args:
-        conversion: see `ctxforge.pipeline.plan_to_publish`.
+        conversion: see `plan_source`.
         options, tell, planned, connection: see `push`.
 
     Raises:

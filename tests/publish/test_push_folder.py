@@ -10,7 +10,7 @@ import pytest
 
 from ctxforge import pipeline, push
 from ctxforge.errors import HubError, UsageError
-from ctxforge.publish import PushOptions, plan_publish, plan_push, publish
+from ctxforge.publish import PushOptions, plan_publish, plan_push, plan_source, publish
 from ctxforge.publish import push as push_folder
 from ctxforge.publish.files import OnDisk
 from ctxforge.publish.retry import Backoff
@@ -298,6 +298,10 @@ def test_waiting_as_long_as_the_hub_asks(hub: HubServer, bench: Bench) -> None:
     hub.inject(Fault("drop", "GET", "/api/models/me/x/revision", times=3))
     publish(bench.conversion(), PushOptions(repo="x"), connection=patient)
     assert waited == [42.0, 1.0, 2.0, 4.0]
+    waited.clear()
+    hub.inject(Fault("status", "GET", r"/api/models/org/source$", status=503, times=2))
+    plan_source(bench.recipe(), backoff=patient.backoff)
+    assert waited == [1.0, 2.0]
     hub.inject(Fault("status", "GET", "whoami", status=429, headers={"Retry-After": "4000"}))
     with pytest.raises(HubError, match="4000 s"):
         publish(bench.conversion(), PushOptions(repo="x"), connection=patient)
