@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -15,7 +16,8 @@ import pytest
 
 from ctxforge.batch import BatchOptions, prepare, run
 from ctxforge.batch.executors.ray_cluster import RayExecutor
-from ctxforge.batch.executors.slurm import SlurmExecutor, parameters
+from ctxforge.batch.executors.slurm import SlurmExecutor
+from ctxforge.batch.specs import ResourceSpec
 from ctxforge.batch.task import Task
 from ctxforge.errors import UsageError
 from tests.batch.files import ran, source, statuses, trees, write
@@ -155,21 +157,29 @@ def test_a_submitit_job_that_dies_is_a_failure_and_resumes(folder: Path) -> None
 
 
 @pytest.mark.executor
-def test_the_parameters_of_a_slurm_job(folder: Path) -> None:
+def test_what_slurm_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch script that submitit makes, caught by a stand-in for sbatch."""
+    programs = folder / "programs"
+    for name, text in (("sbatch", f'cp "$1" {folder / "sent.sh"}\necho Submitted batch job 7'), ("srun", "true")):
+        write(programs / name, f"#!/bin/sh\n{text}\n").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     text = BATCH.replace("memory: 100MB", "memory: 3GB, gpus: 1, minutes: 30, slurm: {partition: long}")
-    write(folder / "b.yaml", text)
-    prepared = prepare(folder / "b.yaml", BatchOptions())
-    planned = prepared.jobs[0]
+    planned = prepare(write(folder / "b.yaml", text), BatchOptions()).jobs[0]
     task = Task(name="first", spec=planned.job.spec, out=str(planned.out), stages=("convert",))
-    slurm = importlib.import_module("submitit.slurm.slurm")
-    given = parameters(task)
-    made = slurm._make_sbatch_string(
-        command="x", folder=folder, **slurm.SlurmExecutor._convert_parameters(
-            {key.removeprefix("slurm_"): value for key, value in given.items()}
-        ),
-    )  # fmt: skip
-    for line in ("--partition=long", "--mem=3GB", "--gpus-per-node=1", "--time=30", "--job-name=ctxforge-first"):
-        assert f"#SBATCH {line}" in made, made
+    SlurmExecutor(folder / "logs").submit(task)
+    made = (folder / "sent.sh").read_text()
+    for line in (
+        "partition=long",
+        "mem=3GB",
+        "gpus-per-node=1",
+        "time=30",
+        "job-name=ctxforge-first",
+        "cpus-per-task=1",
+    ):
+        assert f"#SBATCH --{line}\n" in made, made
+    wrong = replace(task, spec=replace(task.spec, resources=ResourceSpec(slurm={"partion": "long"})))
+    with pytest.raises(UsageError, match=r"resources\.slurm: .*partion"):
+        SlurmExecutor(folder / "logs").submit(wrong)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is here")
@@ -186,7 +196,7 @@ def test_a_missing_extra_is_named() -> None:
 @pytest.mark.executor
 def test_no_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="no sbatch"):
+    with pytest.raises(UsageError, match="sbatch was not found"):
         SlurmExecutor(tmp_path)
 
 
