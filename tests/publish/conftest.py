@@ -35,7 +35,7 @@ def said() -> list[str]:
 @pytest.fixture
 def connected(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[str]) -> Connect:
     """`connected("me", role="read")`: a connection of an account, in this process, that waits for nothing."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi, constants, file_download
     from huggingface_hub.utils import _http
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -43,7 +43,9 @@ def connected(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None, time=time.time, monotonic=time.monotonic))
+    hasty = SimpleNamespace(sleep=lambda _: None, time=time.time, monotonic=time.monotonic)
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", hasty)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.setenv("CTXFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
