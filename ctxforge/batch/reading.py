@@ -98,7 +98,7 @@ def _check_json(text: str, name: str) -> None:
 def _yaml(text: str, name: str) -> Node:
     import yaml  # type: ignore[import-untyped]
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
         """Every plain scalar stays text; `_scalar` decides what it means."""
 
         yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  the base class's own attribute
