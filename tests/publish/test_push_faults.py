@@ -149,3 +149,34 @@ def test_two_hundred_faults(hub: HubServer, cases: list[Case], tmp_path: Path) -
     hub.push("me/copied-0", half)
     with pytest.raises(AssertionError, match="me/copied-0 showed"):
         cases[0].check_whole("me/copied-0")
+
+
+@pytest.mark.parametrize("way", ["pull request", "branch"])
+def test_faults_on_the_way_to_a_branch_or_a_pull_request(
+    hub: HubServer, cases: list[Case], tmp_path: Path, way: str
+) -> None:
+    """Main stays as it is, and in the end there is one pull request, or one commit on the branch."""
+    draw = random.Random(9)
+    number = 0
+    before = len(hub.fired)
+    while len(hub.fired) - before < FAULTS // 4:
+        case = cases[number % len(cases)]
+        repo = f"me/{case.name}-{number}"
+        number += 1
+        hub.add_repo(repo, {"README.md": b"as it was"})
+        options = publish.PushOptions(
+            repo=repo, branch="long" if way == "branch" else None, create_pr=way == "pull request"
+        )
+        shutil.rmtree(tmp_path / "huggingface", ignore_errors=True)
+        hub.inject(*(fault(draw, draw.choice((*ROUTES, ("GET", "/discussions")))) for _ in range(4)))
+        failure(case, options)
+        hub.clear_faults()
+        case.work(options)
+        found = hub.repo(repo)
+        assert len(hub.states(repo)) == 1
+        if way == "branch":
+            assert case.content(found.files("long")) == case.right
+            assert len(found.commits("long")) == 2
+        else:
+            (one,) = found.pull_requests
+            assert case.content(found.files(f"refs/pr/{one.number}")) == case.right
