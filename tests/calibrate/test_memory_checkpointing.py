@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +16,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlamaModel, StaticCache
 
+from ctxforge.calibrate.memory import trimming
 from ctxforge.calibrate.memory.checkpointing import Checkpointing, _keep_attention
 from ctxforge.calibrate.memory.meter import MemoryMeter
 from ctxforge.calibrate.memory.offload import Offload, PinnedMover
+from ctxforge.calibrate.memory.trimming import HeapTrimmer
 from ctxforge.calibrate.objectives.loss_model import LossModel, next_tokens
 from ctxforge.errors import UnsupportedError, UsageError
 from tests.verification.tiny import tiny, token_ids
@@ -229,3 +237,60 @@ def test_inputs_move_to_pinned_memory() -> None:
     assert offload.moved == LAYERS
     for mine, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_that_was_moved_is_held_nowhere_else() -> None:
+    """The layers' own tensors are gone after the forward, or moving them would save nothing."""
+    model = model_of()
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def note(_layer: Any, args: Any, kwargs: Any) -> None:
+        seen.append(weakref.ref(args[0] if args else kwargs["hidden_states"]))
+
+    for layer in model.get_decoder().layers:
+        layer.register_forward_pre_hook(note, with_kwargs=True)
+    for offload, held in ((Offload(CopyMover()), 0), (None, LAYERS)):
+        seen.clear()
+        with Checkpointing(model, offload=offload):
+            found = LossModel(model)(IDS, next_tokens(IDS), 20.0)
+            gc.collect()
+            # Not moved, a tensor may be kept as itself or as another view of its memory.
+            alive = sum(one() is not None for one in seen)
+            assert alive <= held
+            found.loss.backward()
+
+
+def test_the_heap_is_trimmed_when_it_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([900, 500, 580, 601, 450, 500, 551, 300])
+    monkeypatch.setattr(trimming, "_resident", lambda: next(sizes))
+    given: list[int] = []
+    trimmer = HeapTrimmer(limit=100)
+    monkeypatch.setattr(trimmer, "_trim", given.append)
+    done = []
+    for _ in range(6):
+        trimmer.check()
+        done.append(trimmer.trims)
+    # 601 is 101 above the lowest, 500; then 450 was left, and 551 is 101 above that.
+    assert done == [0, 0, 0, 1, 1, 2]
+    assert given == [0, 0]
+
+
+@pytest.mark.skipif(trimming._malloc_trim() is None, reason="glibc only")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """Many small pieces below one that stays: nothing is given back before the trim."""
+    code = (
+        "from ctxforge.calibrate.memory.trimming import HeapTrimmer, _resident\n"
+        "held = [bytearray(60_000) for _ in range(2_000)]\n"
+        "trimmer = HeapTrimmer(limit=1 << 20)\n"
+        "low = _resident()\n"
+        "trimmer._lowest = low - (2 << 20)\n"
+        "held[:-1] = []\n"
+        "before = _resident()\n"
+        "trimmer.check()\n"
+        "print(trimmer.trims, before - _resident())"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    trims, freed = map(int, done.stdout.split())
+    assert trims == 1
+    assert freed > 60 << 20

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from ctxforge.calibrate.memory.layers import decoder_layers
 from ctxforge.calibrate.memory.offload import Offload
+from ctxforge.calibrate.memory.trimming import HeapTrimmer
 from ctxforge.errors import UnsupportedError, UsageError
 
 
@@ -53,8 +54,9 @@ class Checkpointing:
             raise UsageError(
                 "the model checkpoints its layers by itself already", "turn its own checkpointing off first"
             )
+        trimmer = HeapTrimmer()
         for layer in self._layers:
-            layer.forward = _checkpointed(layer.forward, keep_attention, offload)
+            layer.forward = _checkpointed(layer.forward, keep_attention, offload, trimmer)
 
     def remove(self) -> None:
         """Give the layers their own forward back."""
@@ -69,7 +71,9 @@ class Checkpointing:
         self.remove()
 
 
-def _checkpointed(inner: Callable[..., Any], keep_attention: bool, offload: Offload | None) -> Callable[..., Any]:
+def _checkpointed(
+    inner: Callable[..., Any], keep_attention: bool, offload: Offload | None, trimmer: HeapTrimmer
+) -> Callable[..., Any]:
     """`inner`, a layer's forward, checkpointed whenever a gradient is wanted."""
     extra: dict[str, Any] = {}
     if keep_attention:
@@ -80,7 +84,8 @@ def _checkpointed(inner: Callable[..., Any], keep_attention: bool, offload: Offl
         if not torch.is_grad_enabled():
             return inner(*args, **kwargs)
         by_name = not args
-        hidden = kwargs.pop("hidden_states") if by_name else args[0]
+        # `run` lives until the backward: it must not hold the input where autograd holds it elsewhere.
+        hidden, others = kwargs.pop("hidden_states") if by_name else args[0], args[1:]
         before = {name: _snapshot(value) for name, value in kwargs.items() if _is_cache(value)}
         first = True
 
@@ -89,9 +94,11 @@ def _checkpointed(inner: Callable[..., Any], keep_attention: bool, offload: Offl
             # Each second run works on a copy of its own: there may be several, one a backward.
             caches = {} if first else {name: _snapshot(value) for name, value in before.items()}
             first = False
+            if states.device.type == "cpu":
+                trimmer.check()
             if by_name:
                 return inner(hidden_states=states, **{**kwargs, **caches})
-            return inner(states, *args[1:], **{**kwargs, **caches})
+            return inner(states, *others, **{**kwargs, **caches})
 
         with contextlib.nullcontext() if offload is None else offload.hooks():
             return checkpoint(run, hidden, use_reentrant=False, preserve_rng_state=True, **extra)
