@@ -95,6 +95,8 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         arguments += ["--set", "held_out.patience=none", *(x for d in options.data for x in ("--data", d)), *trust]
         arguments += [x for change in (*changes, *options.changes) for x in ("--set", change)]
         document = ctxforge("calibrate", *arguments, threads=options.threads)
+        if "calibration" not in document:
+            return {**found, "refused": document["error"]["cause"]}
         found["calibration"] = document["calibration"]
         found["seconds"] = time.monotonic() - began
     shown = extended if case.tuning == "untuned" else tuned
@@ -135,6 +137,9 @@ def place_of(name: str) -> tuple[int, str]:
 
 
 def _row(record: Mapping[str, Any]) -> str:
+    if "refused" in record:
+        method, _factor, tuning = record["case"]
+        return f"| {method} | {tuning} | - | - | refused: {record['refused']} | - | - | - | - |"
     gates = {gate["name"]: gate for gate in record["report"]["judgement"]["gates"]}
     calibration = record.get("calibration")
     tokens = "-" if calibration is None else f"{calibration['tokens'] / 1000:.0f}k"
