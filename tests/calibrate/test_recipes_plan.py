@@ -27,8 +27,8 @@ def stages(plan: CalibrationPlan) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize(
     ("recipe", "lengths", "wanted"),
     [
-        ("quick", {}, [(200, 2048, 8)]),
-        ("quick", {"trained_length": 8192, "target_length": 32768}, [(200, 4096, 8)]),
+        ("quick", {}, [(240, 2048, 8)]),
+        ("quick", {"trained_length": 8192, "target_length": 32768}, [(240, 4096, 8)]),
         ("full", {}, [(400, 8192, 4)]),
         ("full", {"target_length": 131072}, [(400, 131072, 1)]),
         ("longlora", {}, [(1000, 8192, 4)]),
@@ -69,7 +69,7 @@ def test_rates_follow_the_width(recipe: str, changes: tuple[str, ...], width: in
 
 def test_the_other_numbers() -> None:
     quick = plan_of()
-    assert (quick.short_length, quick.group, quick.every) == (2048, None, 25)
+    assert (quick.short_length, quick.group, quick.every) == (2048, None, 30)
     assert (quick.context, quick.refresh) == (1024, 256)
     # One text without gaps needs no more of it than the row; chunks from anywhere do.
     assert quick.stages[0].text_length == 2048

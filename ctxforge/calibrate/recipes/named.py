@@ -17,7 +17,7 @@ RECIPES: Mapping[str, CalibrationRecipe] = {
         CalibrationRecipe(
             name="quick",
             about="PoSE rows at the cost of the trained length, LoRA and norms, states held to the source's: minutes",
-            steps=200,
+            steps=240,
             rows=RowRecipe(placement="pose", chunks=2, content="contiguous", short_share=0.3),
             adapter=_LORA,
             objective=ObjectiveRecipe(restoration=10.0),
