@@ -123,7 +123,8 @@ def _honours(engine: Engine, context: Context, reading: Reading) -> tuple[Verdic
     flags = [engine.length_setting.format(n=context.target)]
     if reading.served < context.target:
         notes.append(f"serves {reading.served} tokens by default")
-        if context.inner.get("max_position_embeddings", context.target) < context.target:
+        # The key may be there and null.
+        if (context.inner.get("max_position_embeddings") or context.target) < context.target:
             flags.insert(0, engine.raise_setting)
     else:
         notes.append(f"would take {reading.served} tokens, the config means {context.target}")
