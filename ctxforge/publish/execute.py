@@ -71,7 +71,7 @@ def execute(connection: Connection, prepared: Prepared) -> Published:
     results = sending.large(wanted, prepared.results)
     while True:
         record = publication.provenance(wanted, results)
-        card = make_card(publication, prepared.repo, record)
+        card = make_card(publication, prepared.repo, record, options.branch)
         every = everything(wanted, publication, card, record)
         steps = plan_steps(every, publication.source, target, results, sending.refused)
         intent = Intent(

@@ -16,7 +16,7 @@ from ctxforge.errors import HubError
 from ctxforge.publish.connection import Connection
 from ctxforge.publish.download import small_file
 from ctxforge.publish.files import Contents, Data, OnDisk, OnHub, Rewritten, Wanted, from_disk
-from ctxforge.publish.publication import README, Publication, public_record
+from ctxforge.publish.publication import README, Publication, card_text, public_record
 from ctxforge.publish.repository import Repository, read_repository
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _index_folder(connection: Connection, conversion: Conversion, source: Reposi
 def _card(connection: Connection, conversion: Conversion, source: Repository | None) -> str | None:
     root = conversion.checkpoint.root
     if root is not None and (root / README).is_file():
-        return (root / README).read_text(encoding="utf-8", errors="replace")
+        return card_text(root / README)
     if root is None and source is not None and README in source.files:
-        return small_file(connection, source, source.files[README]).read_text(encoding="utf-8", errors="replace")
+        return card_text(small_file(connection, source, source.files[README]))
     return None

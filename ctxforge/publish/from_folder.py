@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ctxforge.checkpoint import Checkpoint, FileInfo, file_sha256, read_checkpoint
 from ctxforge.errors import CheckpointError, CtxforgeError, UnsupportedError, UsageError
 from ctxforge.provenance import FILE_NAME
+from ctxforge.publish.card.source_card import BEGIN
 from ctxforge.publish.connection import Connection
 from ctxforge.publish.download import small_file
 from ctxforge.publish.files import Contents, OnDisk, Wanted, from_disk
-from ctxforge.publish.publication import OF_THE_REPOSITORY, README, REPORT, Publication, public_record
+from ctxforge.publish.publication import OF_THE_REPOSITORY, README, REPORT, Publication, card_text, public_record
 from ctxforge.publish.repository import Repository, read_repository
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def from_folder(
     source, notes = (None, ()) if recorded is None else _source(connection, recorded)
     own = _own_card(root, recorded)
     card = None if own is not None else _read_text(root / README)
-    if source is not None and README in source.files:
-        card = small_file(connection, source, source.files[README]).read_text(encoding="utf-8", errors="replace")
+    if source is not None and README in source.files and not (card is not None and BEGIN in card):
+        card = card_text(small_file(connection, source, source.files[README]))
     if checkpoint.ignored:
         names = ", ".join(info.name for info in checkpoint.ignored[:3])
         notes = (*notes, f"{len(checkpoint.ignored)} files are not part of the checkpoint and stay here: {names}")
@@ -129,17 +130,23 @@ def _source(connection: Connection, record: Mapping[str, Any]) -> tuple[Reposito
 
 
 def _own_card(root: Path, record: Mapping[str, Any] | None) -> str | None:
-    """The README.md of the folder where the user wrote it: it isn't the one that came with the source."""
+    """The README.md of the folder where the user wrote it: it isn't the one that came with the source, nor one of ours.
+
+    A card that ctxforge made is made anew, with its figures, around the same part of the source's.
+    """
     path = root / README
     if not path.is_file():
         return None
     files = record.get("files") if record is not None else None
     came_with = files.get(README) if isinstance(files, Mapping) else None
-    return None if came_with is not None and file_sha256(path) == came_with else _read_text(path)
+    text = _read_text(path)
+    if (came_with is not None and file_sha256(path) == came_with) or (text is not None and BEGIN in text):
+        return None
+    return text
 
 
 def _read_text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    return card_text(path) if path.is_file() else None
 
 
 def _stored_report(root: Path) -> Mapping[str, Any] | None:

@@ -90,7 +90,7 @@ def prepare(connection: Connection, publication: Publication, options: PushOptio
         wanted = with_attributes(connection, target, brought_small(connection, publication.source, wanted))
     plan_steps(wanted, publication.source, target, results)  # hashes what must be compared, and no more
     record = publication.provenance(wanted, results, hashing=False)
-    card = make_card(publication, repo, record)
+    card = make_card(publication, repo, record, options.branch)
     if card is not None:
         warnings += (*card.remarks, *validate_card(connection, card))
     warnings += _check_licence(publication, card, options)

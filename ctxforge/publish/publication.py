@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ctxforge.provenance import FILE_NAME
@@ -99,6 +99,11 @@ def _digest(wanted: Wanted, results: Results, hashing: bool) -> str | None:
         return contents.held.sha256
     assert isinstance(contents, Rewritten)
     return results.sha256.get(wanted.path)
+
+
+def card_text(path: Path) -> str:
+    """A README.md as it stands, line ends included."""
+    return path.read_bytes().decode("utf-8", "replace")
 
 
 def encoded(document: Mapping[str, Any]) -> bytes:

@@ -26,10 +26,12 @@ class Card:
         return self.files[README].decode()
 
 
-def make_card(publication: Publication, repo: str, record: Mapping[str, Any] | None) -> Card | None:
+def make_card(
+    publication: Publication, repo: str, record: Mapping[str, Any] | None, branch: str | None = None
+) -> Card | None:
     """The card of what is published as `repo`; None where nothing is known of it and it has none.
 
-    A card that the user wrote is taken as it is.
+    A card that the user wrote is taken as it is. `branch` is where in the repository it goes; None for main.
     """
     if publication.own_card is not None:
         return Card({README: publication.own_card.encode()}, drawn=False)
@@ -48,6 +50,7 @@ def make_card(publication: Publication, repo: str, record: Mapping[str, Any] | N
             provenance=record,
             verify_report=publication.report,
             config=publication.config,
+            branch=branch,
         )
     )
     return Card(made.contents, made.remarks)

@@ -140,6 +140,24 @@ def test_a_branch_of_the_source_itself_moves_only_what_changed(bench: Bench, con
     assert not publish(conversion, PushOptions(repo=SOURCE, branch="yarn-16k"), connection=owner).changed
 
 
+def test_a_card_of_ours_in_the_folder_is_made_anew_around_what_stands_outside(bench: Bench) -> None:
+    """With its figures, for this repository and branch, and with the lines of the user's own text as they end."""
+    folder = bench.folder()
+    push_folder(folder, PushOptions(repo="me/first"), connection=bench.connection)
+    ours = bench.hub.repo("me/first").read("README.md")
+    (folder / "README.md").unlink(missing_ok=True)
+    (folder / "README.md").write_bytes(ours + b"\nA word of mine.\r\n")
+    push_folder(folder, PushOptions(repo="me/second", branch="tried"), connection=bench.connection)
+    repo = bench.hub.repo("me/second")
+    card = repo.read("README.md", "tried")
+    assert card.endswith(b"A word of mine.\r\n")
+    assert card.count(b"ctxforge: begin") == 1
+    assert b"me/second" in card
+    assert b"me/first" not in card
+    assert b"--revision tried" in card
+    assert {"ctxforge-lambda.svg"} <= set(repo.files("tried"))
+
+
 def test_a_branch_leaves_main_alone(bench: Bench) -> None:
     bench.hub.add_repo("me/x", {"README.md": b"mine"})
     main = bench.hub.repo("me/x").head()
