@@ -109,7 +109,8 @@ class HeldOutResult:
         found = {key: None if key in bad else value for key, value in asdict(self).items()}
         interval = None if self.use_interval is None else list(self.use_interval)
         for key in _WINDOWS:
-            found[key] = [[loss if math.isfinite(loss) else None, count] for loss, count in found[key]]
+            windows: Windows = getattr(self, key)
+            found[key] = [[loss if math.isfinite(loss) else None, count] for loss, count in windows]
         return {**found, "use_interval": interval, "not_finite": bad}
 
     @classmethod
