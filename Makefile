@@ -101,6 +101,10 @@ bench: setup
 	$(BIN)/python benchmarks/tasks.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/negative_controls.py
+	$(BIN)/python benchmarks/check.py
+	$(BIN)/python benchmarks/diff.py
+	$(BIN)/python benchmarks/push.py
+	$(BIN)/python benchmarks/batch.py
 
 clean:
 	rm -rf $(VENV) .venv-transformers4 .venv-transformers512 .venv-vllm .venv-mlx .venv-llamacpp .venv-executors demo dist build
