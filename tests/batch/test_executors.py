@@ -15,6 +15,7 @@ from threading import Thread
 import pytest
 
 from ctxforge.batch import BatchOptions, prepare, run
+from ctxforge.batch.executors import Executor
 from ctxforge.batch.executors.ray_cluster import RayExecutor
 from ctxforge.batch.executors.slurm import SlurmExecutor
 from ctxforge.batch.specs import ResourceSpec
@@ -105,11 +106,11 @@ def test_what_no_ray_node_has_is_refused(folder: Path, cluster: object) -> None:
 
 
 class Interrupting:
-    """A Ray executor that presses Ctrl-C when the first task runs."""
+    """An executor whose user presses Ctrl-C when the first task was sent."""
 
     elsewhere = True
 
-    def __init__(self, inner: RayExecutor) -> None:
+    def __init__(self, inner: Executor) -> None:
         self.inner = inner
         self.submit, self.cancel = inner.submit, inner.cancel
         self.resources, self.close = inner.resources, inner.close
@@ -120,11 +121,15 @@ class Interrupting:
 
 
 @pytest.mark.executor
-def test_an_interrupt_takes_tasks_back_from_ray(folder: Path, cluster: object) -> None:
-    result = ran(folder / "b.yaml", Interrupting(RayExecutor()))  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", ["ray", "submitit"])
+def test_an_interrupt_takes_tasks_back(folder: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    if kind == "ray":
+        request.getfixturevalue("cluster")
+    made = RayExecutor() if kind == "ray" else SlurmExecutor(folder / "logs", 3, "local")
+    result = ran(folder / "b.yaml", Interrupting(made))  # type: ignore[arg-type]
     assert result.exit_code == 130
     assert set(statuses(result).values()) <= {"interrupted", "done", "not run"}
-    assert set(statuses(ran(folder / "b.yaml", RayExecutor(), resume=True)).values()) <= {"done", "skipped"}
+    assert set(statuses(ran(folder / "b.yaml", resume=True)).values()) <= {"done", "skipped"}
     assert trees(folder / "out") == local(folder)
 
 
