@@ -127,7 +127,16 @@ def test_a_kill_at_any_moment(folder: Path, launcher: Launcher) -> None:
 def command(folder: Path, *more: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "ctxforge", "run", "b.yaml", "--json", "-q", *more]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background ignore Ctrl-C, and what they start would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_workers_of_a_killed_batch_end_too_and_hold_the_journal_until_then(folder: Path) -> None:

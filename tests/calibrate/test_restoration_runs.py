@@ -14,7 +14,7 @@ import torch
 from ctxforge.calibrate.objectives.restoration import Teacher
 from ctxforge.calibrate.parallel import ParallelOptions
 from ctxforge.calibrate.recipes import CalibrationRecipe
-from ctxforge.calibrate.run import calibrating
+from ctxforge.calibrate.run import calibrating, foreseen
 from ctxforge.calibrate.run.calibrating import calibrate
 from ctxforge.calibrate.run.restoring import notes_of, restores
 from ctxforge.calibration import make_request
@@ -111,13 +111,13 @@ def test_the_source_takes_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """What is left for a step is less by the source's weights and states, and the way out is named."""
     build(tmp_path)
     given: list[int] = []
-    real = calibrating.fit
+    real = foreseen.fit
 
     def watch(*args: Any, memory: int, **more: Any) -> Any:
         given.append(memory)
         return real(*args, memory=memory, **more)
 
-    monkeypatch.setattr(calibrating, "fit", watch)
+    monkeypatch.setattr(foreseen, "fit", watch)
     room = 1 << 40
     monkeypatch.setattr(calibrating, "least_memory", lambda _processes: room)
     tight = {"tokens_at_once": 100, "checkpointing": "off", "tiled_mlp": "off"}

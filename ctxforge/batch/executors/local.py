@@ -173,8 +173,10 @@ class _Child:
             self._process.stdin.close()
         self.reader.close()
         self._result = answer or self._died()
-        if self._log is not None and self._log.exists() and self._log.stat().st_size == 0:
-            self._log.unlink()
+        # What an interrupted process printed says where it was, and nothing else.
+        told = self._result.status != "interrupted" and self._log is not None and self._log.exists()
+        if self._log is not None and not (told and self._log.stat().st_size):
+            self._log.unlink(missing_ok=True)
 
     def _died(self) -> TaskResult:
         if self._asked:
