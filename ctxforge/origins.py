@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ def understand_checkpoint(checkpoint: Checkpoint, trained_length: int | None = N
         if recorded is not None:
             return schemes.understand(checkpoint.config, recorded, record)
     return geometry
+
+
+def made_from_bundled(folder: Path) -> bool:
+    """Whether the provenance in a folder says that it was made from the bundled model."""
+    try:
+        document = json.loads((folder / provenance.FILE_NAME).read_text(encoding="utf-8"))
+        return bool(document["source"]["name"] == BUNDLED)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def recorded_source(checkpoint: Checkpoint) -> str | None:

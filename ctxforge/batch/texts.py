@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ctxforge.batch.specs import JobSpec
 from ctxforge.errors import ResourceError, UsageError
-from ctxforge.provenance import FILE_NAME
+from ctxforge.origins import made_from_bundled
 from ctxforge.sources import BUNDLED, bundled_text
 
 
@@ -22,7 +21,7 @@ def verify_text(spec: JobSpec) -> str:
         return ""
     if spec.verify.text_path is not None:
         return read_text(spec.verify.text_path)
-    if spec.source == BUNDLED or _made_from_bundled(Path(spec.source)):
+    if spec.source == BUNDLED or made_from_bundled(Path(spec.source)):
         return bundled_text()
     raise UsageError("no text to verify on", "write verify.text_path, a UTF-8 text at least as long as the target")
 
@@ -55,11 +54,3 @@ def read_text(path: str) -> str:
         raise UsageError(f"{path} is not UTF-8 text", "convert it to UTF-8, or give another file") from None
     except OSError as error:
         raise ResourceError(f"{path} can't be read: {error.strerror}", "check the path and its permissions") from None
-
-
-def _made_from_bundled(folder: Path) -> bool:
-    try:
-        document = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        return bool(document["source"]["name"] == BUNDLED)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ctxforge.errors import ResourceError, UsageError
-from ctxforge.provenance import FILE_NAME
+from ctxforge.origins import made_from_bundled
 from ctxforge.sources import BUNDLED, bundled_text
 
 
@@ -18,7 +17,7 @@ def read_text(path: Path | None, folder: str) -> str:
         ResourceError: a file that can't be read.
     """
     if path is None:
-        if folder == BUNDLED or _made_from_bundled(Path(folder)):
+        if folder == BUNDLED or made_from_bundled(Path(folder)):
             return bundled_text()
         raise UsageError(
             "no text to measure on", "pass --text FILE, a UTF-8 text at least as long as the target (a book will do)"
@@ -64,11 +63,3 @@ def write_text(path: Path, content: str) -> None:
         path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise ResourceError(f"{path} can't be written: {error.strerror}", "give a path that can be") from None
-
-
-def _made_from_bundled(folder: Path) -> bool:
-    try:
-        document = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        return bool(document["source"]["name"] == BUNDLED)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
