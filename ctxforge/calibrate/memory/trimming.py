@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-_LIMIT = 512 << 20
+_LEAST, _SHARE = 512 << 20, 12
 _STATM = "/proc/self/statm"
 
 
@@ -24,14 +24,14 @@ class HeapTrimmer:
     Linux with glibc `check` does nothing.
 
     Args:
-        limit: bytes of growth.
+        limit: bytes of growth; None for a twelfth of this machine's memory, and 512 MB at least.
 
     Attributes:
         trims: how often it gave memory back.
     """
 
-    def __init__(self, limit: int = _LIMIT) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = max(_LEAST, _installed() // _SHARE) if limit is None else limit
         self.trims = 0
         self._trim = _malloc_trim()
         self._lowest: int | None = None
@@ -59,6 +59,13 @@ def _malloc_trim() -> Callable[[int], int] | None:
         return None
     found.argtypes, found.restype = [ctypes.c_size_t], ctypes.c_int
     return found
+
+
+def _installed() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _resident() -> int:
